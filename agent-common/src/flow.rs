@@ -1,0 +1,211 @@
+//! A TCP connection as the kernel program keeps it: key, state, and what the agent says about it.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A TCP connection, the same value for both directions. IPv4 addresses are mapped (`::ffff:a.b.c.d`).
+///
+/// The end with the lower port comes first; with equal ports the end with the lower address.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Ord, PartialOrd)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Both addresses, in network byte order.
+    pub addr: [[u8; 16]; 2],
+    /// Both ports, in host byte order.
+    pub port: [u16; 2],
+    /// Which network namespace the key belongs to; 0 is the agent's own.
+    pub scope: u32,
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+impl FlowKey {
+    /// The key of a packet, and the index (0 or 1) of its sender in the key.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(
+        source: [u8; 16],
+        source_port: u16,
+        destination: [u8; 16],
+        destination_port: u16,
+        scope: u32,
+    ) -> (Self, usize) {
+        let source_first = if source_port == destination_port {
+            let (s, d) = (
+                u128::from_be_bytes(source),
+                u128::from_be_bytes(destination),
+            );
+            s <= d
+        } else {
+            source_port < destination_port
+        };
+        if source_first {
+            let key = Self {
+                addr: [source, destination],
+                port: [source_port, destination_port],
+                scope,
+            };
+            (key, 0)
+        } else {
+            let key = Self {
+                addr: [destination, source],
+                port: [destination_port, source_port],
+                scope,
+            };
+            (key, 1)
+        }
+    }
+
+    /// The key of a segment between two socket addresses, and the index of `source` in it.
+    #[must_use]
+    pub fn from_socket_addrs(
+        source: SocketAddr,
+        destination: SocketAddr,
+        scope: u32,
+    ) -> (Self, usize) {
+        Self::new(
+            mapped(source.ip()),
+            source.port(),
+            mapped(destination.ip()),
+            destination.port(),
+            scope,
+        )
+    }
+
+    /// One end of the connection; `end` is 0 or 1, and anything else means 1.
+    #[must_use]
+    pub fn socket_addr(&self, end: usize) -> SocketAddr {
+        let end = usize::from(end != 0);
+        SocketAddr::new(unmapped(self.addr[end]), self.port[end])
+    }
+}
+
+/// An address in the 16 bytes that keys and records use.
+#[must_use]
+pub fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address that 16 bytes of a key or record stand for.
+#[must_use]
+pub fn unmapped(bytes: [u8; 16]) -> IpAddr {
+    if let [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] = bytes {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    }
+}
+
+/// What the kernel program remembers of a flow.
+///
+/// Only the kernel program writes it. What the agent has to say goes into a [`Verdict`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct FlowState {
+    /// `CLOCK_MONOTONIC` nanoseconds of the last sampled segment.
+    pub last_seen: u64,
+    /// Tells this incarnation of the connection from others with the same key. Never 0.
+    pub epoch: u32,
+    /// Initial sequence number of the SYN, 0 where none was seen.
+    pub isn: u32,
+    /// By sender (index in the key): the hook that accounts for this direction, see [`hook`]. 0
+    /// until a hook has claimed it.
+    pub owner: [u32; 2],
+    /// By sender: the sequence number behind the newest byte seen at the owner.
+    pub high: [u32; 2],
+    /// A [`stage`].
+    pub stage: u32,
+    /// Segments left before the stage gives up.
+    pub budget: u32,
+}
+
+const _: () = assert!(size_of::<FlowState>() == 40);
+
+/// Identifies a hook: the interface and the direction in it.
+#[inline(always)]
+#[must_use]
+pub const fn hook(ifindex: u32, egress: bool) -> u32 {
+    (ifindex << 1) | egress as u32
+}
+
+/// What is known of a flow. Plain numbers, because the verifier's kernels read them from maps.
+pub mod stage {
+    /// Opened under our eyes, no payload yet.
+    pub const FRESH: u32 = 0;
+    /// Speaks HTTP: each segment is checked for an upgrade request.
+    pub const HTTP: u32 = 1;
+    /// An upgrade was asked for: both directions are sampled until it is decided.
+    pub const UPGRADING: u32 = 2;
+    /// Older than the agent: segments are checked for a plausible beginning.
+    pub const UNKNOWN: u32 = 3;
+    /// Older than the agent and began with a plausible frame header: sampled until the agent has
+    /// decided or the budget is spent.
+    pub const PROBING: u32 = 4;
+    /// The budget of [`PROBING`] or [`UPGRADING`] is spent; the agent's verdict is awaited.
+    pub const WAITING: u32 = 5;
+    /// No WebSocket, or one that nobody wants.
+    pub const IGNORED: u32 = 6;
+    /// A WebSocket, which lives in the map of followed flows.
+    pub const FOLLOWED: u32 = 7;
+}
+
+/// The agent's word on a flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Verdict {
+    /// The incarnation that is meant; for any other the verdict is void.
+    pub epoch: u32,
+    /// One of [`Verdict::FOLLOW`], [`Verdict::IGNORE`], [`Verdict::REJECTED`].
+    pub decision: u32,
+}
+
+const _: () = assert!(size_of::<Verdict>() == 8);
+
+impl Verdict {
+    /// It is a WebSocket: follow it.
+    pub const FOLLOW: u32 = 1;
+    /// It is none, or is over: copy nothing more of it.
+    pub const IGNORE: u32 = 2;
+    /// The upgrade was refused: back to watching for the next one.
+    pub const REJECTED: u32 = 3;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(s: &str) -> SocketAddr {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn both_directions_have_one_key() {
+        for (a, b) in [
+            ("10.0.0.1:80", "10.0.0.2:40000"),
+            ("10.0.0.1:80", "10.0.0.2:80"),
+            ("[::1]:9000", "[::1]:9001"),
+            ("[fe80::1]:1", "10.0.0.1:1"),
+        ] {
+            let (forth, sender) = FlowKey::from_socket_addrs(addr(a), addr(b), 0);
+            let (back, receiver) = FlowKey::from_socket_addrs(addr(b), addr(a), 0);
+            assert_eq!(forth, back);
+            assert_eq!((sender, receiver), (sender, 1 - sender));
+            assert_eq!(forth.socket_addr(sender), addr(a));
+            assert_eq!(forth.socket_addr(receiver), addr(b));
+        }
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4() {
+        assert_eq!(
+            unmapped(mapped("192.0.2.1".parse().unwrap())),
+            "192.0.2.1".parse::<IpAddr>().unwrap()
+        );
+        assert_eq!(
+            unmapped(mapped("::1".parse().unwrap())),
+            "::1".parse::<IpAddr>().unwrap()
+        );
+    }
+}

@@ -1,0 +1,46 @@
+//! Names and meanings of the program's read-only globals, which the agent sets before it loads the
+//! object. The verifier sees them as constants and removes what they switch off.
+
+/// `u32`: payload bytes of one segment that are copied at most. A larger segment is copied up to
+/// here; the record says how long it was.
+pub const SNAP_LENGTH: &str = "SNAP_LENGTH";
+
+/// `u32`: 1 if only the ports whose bit is set in the map [`PORTS_MAP`] are watched, 0 for all.
+pub const PORT_FILTER: &str = "PORT_FILTER";
+
+/// `u64`: nanoseconds after which the program goes inert when the agent's heartbeat has not moved
+/// on. 0 where the attachment goes away with the agent by itself (TCX).
+pub const HEARTBEAT_TIMEOUT: &str = "HEARTBEAT_TIMEOUT";
+
+/// `u32`: available bytes in the ring buffer from which a record wakes the reader; below it the
+/// reader's own timer finds the records. 0 wakes for every record that finds the reader asleep.
+pub const WAKEUP_BYTES: &str = "WAKEUP_BYTES";
+
+/// Ring buffer of [`crate::record`]s.
+pub const RECORDS_MAP: &str = "RECORDS";
+/// Per-CPU array of `u64`, indexed by [`crate::counter::Counter`].
+pub const COUNTERS_MAP: &str = "COUNTERS";
+/// LRU hash, [`crate::flow::FlowKey`] to [`crate::flow::FlowState`]: flows not known to be
+/// WebSockets, with what has been decided about them.
+pub const CANDIDATES_MAP: &str = "CANDIDATES";
+/// Hash, [`crate::flow::FlowKey`] to [`crate::flow::FlowState`]: flows that are followed. The
+/// agent deletes; nobody evicts.
+pub const FLOWS_MAP: &str = "FLOWS";
+/// LRU hash, [`crate::flow::FlowKey`] to [`crate::flow::Verdict`]: written by the agent, read by
+/// the program for flows that wait for a decision.
+pub const VERDICTS_MAP: &str = "VERDICTS";
+/// Array of 1024 `u64`: bit `port % 64` of element `port / 64` is set for a watched port.
+pub const PORTS_MAP: &str = "PORTS";
+/// Array of one `u64`: `CLOCK_MONOTONIC` nanoseconds of the agent's last sign of life.
+pub const HEARTBEAT_MAP: &str = "HEARTBEAT";
+
+/// Elements of the map [`PORTS_MAP`].
+pub const PORT_WORDS: u32 = 65536 / 64;
+
+/// The programs of the object: link layer and direction, as `PROGRAMS[link][direction]` with link 0
+/// for Ethernet framing (`lo` too) and 1 for devices whose packets begin with the IP header;
+/// direction 0 for ingress and 1 for egress. Names fit the kernel's 15 characters.
+pub const PROGRAMS: [[&str; 2]; 2] = [
+    ["wstap_eth_in", "wstap_eth_out"],
+    ["wstap_ip_in", "wstap_ip_out"],
+];

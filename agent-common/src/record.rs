@@ -1,0 +1,206 @@
+//! The record of a sampled segment, or of a piece of one.
+//!
+//! A record is a [`RecordHeader`] and, right behind it, the bytes that were copied. The ring buffer
+//! hands out fixed sizes, so a record may be longer than it says: what follows `captured` bytes is
+//! noise. A segment too large for one record becomes several, in order, each with the sequence
+//! number at which it begins; only the last carries FIN.
+
+use core::net::SocketAddr;
+
+use crate::flow::unmapped;
+
+/// The fixed part of a record. Integers are in host byte order.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// `CLOCK_MONOTONIC` nanoseconds at which the segment passed the hook.
+    pub time: u64,
+    /// Interface of the hook.
+    pub ifindex: u32,
+    /// [`crate::flow::FlowState::epoch`] of the flow.
+    pub epoch: u32,
+    /// Sender, IPv4 mapped.
+    pub source: [u8; 16],
+    /// Receiver, IPv4 mapped.
+    pub destination: [u8; 16],
+    /// Sender's port.
+    pub source_port: u16,
+    /// Receiver's port.
+    pub destination_port: u16,
+    /// Sequence number of the piece's first byte (of the SYN, where it has one).
+    pub seq: u32,
+    /// Acknowledgement number, meaningful with the ACK flag.
+    pub ack: u32,
+    /// Payload bytes of the piece on the wire.
+    pub len: u32,
+    /// Payload bytes that follow this header, from the piece's beginning; at most `len`.
+    pub captured: u32,
+    /// The window field as sent, unscaled.
+    pub window: u16,
+    /// TCP flags: the header's byte 13.
+    pub flags: u8,
+    /// 1 at egress, 0 at ingress.
+    pub egress: u8,
+    /// [`RECORD_SEGMENT`].
+    pub kind: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+    /// [`crate::flow::FlowKey::scope`].
+    pub scope: u32,
+}
+
+/// Size of a [`RecordHeader`] in bytes.
+pub const HEADER_LEN: usize = 80;
+const _: () = assert!(size_of::<RecordHeader>() == HEADER_LEN);
+
+/// A piece of a segment, copied from its beginning.
+pub const RECORD_SEGMENT: u8 = 1;
+
+/// Sizes that a record may have in the ring buffer, header included: what is copied is rounded up
+/// to the next one, and what is more than the largest becomes several records.
+pub const SIZE_CLASSES: [usize; 5] = [128, 512, 2048, 8192, 32768];
+
+/// Why bytes from the ring buffer are no record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DecodeError {
+    /// Fewer bytes than a header has, or than the header says are captured.
+    Short {
+        /// Bytes that were there.
+        len: usize,
+    },
+    /// The kind is none that this agent knows.
+    Kind(u8),
+    /// More bytes captured than the piece has.
+    Captured {
+        /// Bytes that are said to follow.
+        captured: u32,
+        /// Bytes that the piece has.
+        len: u32,
+    },
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short { len } => write!(f, "record cut short at {len} bytes"),
+            Self::Kind(kind) => write!(f, "record of unknown kind {kind}"),
+            Self::Captured { captured, len } => {
+                write!(
+                    f,
+                    "record claims {captured} captured bytes of a piece of {len}"
+                )
+            }
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+fn array<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+impl RecordHeader {
+    /// Decodes a record: its header and the captured bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] where `bytes` are not what the kernel program writes.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
+        let short = DecodeError::Short { len: bytes.len() };
+        let Some((head, rest)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+            return Err(short);
+        };
+        let header = Self {
+            time: u64::from_ne_bytes(array(head, 0)),
+            ifindex: u32::from_ne_bytes(array(head, 8)),
+            epoch: u32::from_ne_bytes(array(head, 12)),
+            source: array(head, 16),
+            destination: array(head, 32),
+            source_port: u16::from_ne_bytes(array(head, 48)),
+            destination_port: u16::from_ne_bytes(array(head, 50)),
+            seq: u32::from_ne_bytes(array(head, 52)),
+            ack: u32::from_ne_bytes(array(head, 56)),
+            len: u32::from_ne_bytes(array(head, 60)),
+            captured: u32::from_ne_bytes(array(head, 64)),
+            window: u16::from_ne_bytes(array(head, 68)),
+            flags: head[70],
+            egress: head[71],
+            kind: head[72],
+            reserved: array(head, 73),
+            scope: u32::from_ne_bytes(array(head, 76)),
+        };
+        if header.kind != RECORD_SEGMENT {
+            return Err(DecodeError::Kind(header.kind));
+        }
+        if header.captured > header.len {
+            let (captured, len) = (header.captured, header.len);
+            return Err(DecodeError::Captured { captured, len });
+        }
+        match rest.get(..header.captured as usize) {
+            Some(captured) => Ok((header, captured)),
+            None => Err(short),
+        }
+    }
+
+    /// Sender of the segment.
+    #[must_use]
+    pub fn source(&self) -> SocketAddr {
+        SocketAddr::new(unmapped(self.source), self.source_port)
+    }
+
+    /// Receiver of the segment.
+    #[must_use]
+    pub fn destination(&self) -> SocketAddr {
+        SocketAddr::new(unmapped(self.destination), self.destination_port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(len: u32, captured: u32) -> [u8; HEADER_LEN + 4] {
+        let mut bytes = [0; HEADER_LEN + 4];
+        bytes[..8].copy_from_slice(&7u64.to_ne_bytes());
+        bytes[48..50].copy_from_slice(&443u16.to_ne_bytes());
+        bytes[60..64].copy_from_slice(&len.to_ne_bytes());
+        bytes[64..68].copy_from_slice(&captured.to_ne_bytes());
+        bytes[72] = RECORD_SEGMENT;
+        bytes[HEADER_LEN..].copy_from_slice(b"abcd");
+        bytes
+    }
+
+    #[test]
+    fn decodes_header_and_captured_bytes() {
+        let bytes = encoded(9, 3);
+        let (header, captured) = RecordHeader::decode(&bytes).unwrap();
+        assert_eq!((header.time, header.source_port, header.len), (7, 443, 9));
+        assert_eq!(captured, b"abc");
+    }
+
+    #[test]
+    fn refuses_what_the_kernel_does_not_write() {
+        let bytes = encoded(9, 3);
+        assert_eq!(
+            RecordHeader::decode(&bytes[..79]),
+            Err(DecodeError::Short { len: 79 })
+        );
+        assert_eq!(
+            RecordHeader::decode(&bytes[..82]),
+            Err(DecodeError::Short { len: 82 })
+        );
+        assert_eq!(
+            RecordHeader::decode(&encoded(2, 3)),
+            Err(DecodeError::Captured {
+                captured: 3,
+                len: 2
+            })
+        );
+        let mut kind = bytes;
+        kind[72] = 9;
+        assert_eq!(RecordHeader::decode(&kind), Err(DecodeError::Kind(9)));
+    }
+}

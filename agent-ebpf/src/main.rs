@@ -1,0 +1,3 @@
+//! The TC classifier of wstap.
+#![no_std]
+#![no_main]

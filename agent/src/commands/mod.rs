@@ -1,0 +1,1 @@
+//! The commands: each wires a source, the observer and a sink.

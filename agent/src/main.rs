@@ -1,0 +1,3 @@
+//! The command line of wstap: parse, run, exit status.
+
+fn main() {}

@@ -1,0 +1,11 @@
+//! The protocol core: from TCP segments to WebSocket events. Sans I/O: segments and times go in
+//! through `handle_*`, events and verdicts come out through `poll_*`.
+
+pub mod event;
+pub mod flow;
+pub mod frame;
+pub mod observer;
+pub mod reassembly;
+pub mod segment;
+pub mod seq;
+pub mod time;

@@ -1,0 +1,1 @@
+//! Puts the bytes of one direction in order.

@@ -1,0 +1,1 @@
+//! The kernel: program, attachment, ring buffer.

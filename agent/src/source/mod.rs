@@ -1,0 +1,4 @@
+//! Where segments come from.
+
+pub mod capture;
+pub mod kernel;
