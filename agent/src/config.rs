@@ -1,1 +1,384 @@
-//! Flags as validated.
+//! The configuration: what the command line asks for, validated and free of clap.
+//!
+//! Made from [`crate::cli`] alone; nothing here opens, reads or asks the machine.
+
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use log::LevelFilter;
+
+pub use crate::cli::{
+    Attach as AttachMode, ColorWhen as Color, EventName, Format, PathLabel,
+    value::{Endpoint, OpcodeName},
+};
+use crate::{
+    cli::{self, value::Globs},
+    proto::{flow::Direction, observer},
+};
+
+/// Flags that do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// One direction may hold back more than all of them.
+    #[error(
+        "--reassembly-bytes ({per_direction} bytes, for one direction) is more than \
+         --reassembly-total ({total} bytes, for all): lower the one or raise the other"
+    )]
+    Reassembly {
+        /// For one direction.
+        per_direction: u64,
+        /// For all.
+        total: u64,
+    },
+    /// Patterns that are too much together.
+    #[error("the patterns of {flag} cannot be used together: {source}")]
+    Patterns {
+        /// Which.
+        flag: &'static str,
+        /// Why.
+        source: globset::Error,
+    },
+}
+
+/// What to capture, and how.
+#[derive(Clone, Debug)]
+pub struct CaptureConfig {
+    /// Where to attach.
+    pub interfaces: InterfaceSelection,
+    /// Server ports to watch; empty for all.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Bytes of the ring buffer: a power of two of at least 64 KiB, so a multiple of any page size.
+    pub ring_buffer: u32,
+    /// How to attach.
+    pub attach: AttachMode,
+    /// Payload bytes of one segment that are copied at most.
+    pub snap_length: u32,
+    /// Capacity of the map of followed flows.
+    pub max_connections: u32,
+    /// Capacity of the map of candidates.
+    pub max_candidates: u32,
+    /// What the kernel program logs.
+    pub kernel_log: LevelFilter,
+}
+
+/// Which interfaces to attach to.
+#[derive(Clone, Debug)]
+pub struct InterfaceSelection {
+    include: GlobSet,
+    exclude: GlobSet,
+}
+
+impl InterfaceSelection {
+    /// Those whose name one of `include` matches (every one, if there is none) and none of
+    /// `exclude`.
+    ///
+    /// # Errors
+    ///
+    /// The patterns are too large together.
+    pub fn new(include: &[Glob], exclude: &[Glob]) -> Result<Self, globset::Error> {
+        let every = [Glob::new("*")?];
+        let include = if include.is_empty() { &every } else { include };
+        Ok(Self {
+            include: glob_set(include)?,
+            exclude: glob_set(exclude)?,
+        })
+    }
+
+    /// Whether the interface `name` is one of them.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.include.is_match(name) && !self.exclude.is_match(name)
+    }
+}
+
+/// How to print events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OutputConfig {
+    /// Text or JSON.
+    pub format: Format,
+    /// Whether to colour the text.
+    pub color: Color,
+    /// Bytes of each payload to show; `None` for none.
+    pub payload: Option<usize>,
+}
+
+/// Which events to print, and how many. What it shows is in [`crate::sink::filter`].
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Any of these clients; empty for all.
+    pub clients: Vec<Endpoint>,
+    /// Any of these servers; empty for all.
+    pub servers: Vec<Endpoint>,
+    /// Any of these hosts.
+    pub hosts: Option<GlobSet>,
+    /// Any of these paths.
+    pub paths: Option<GlobSet>,
+    /// This direction.
+    pub direction: Option<Direction>,
+    /// Any of these opcodes; empty for all.
+    pub opcodes: Vec<OpcodeName>,
+    /// Any of these close codes; empty for all.
+    pub close_codes: Vec<u16>,
+    /// At least so many payload bytes.
+    pub min_size: Option<u64>,
+    /// Any of these kinds; empty for all but messages.
+    pub events: Vec<EventName>,
+    /// Stop after so many events.
+    pub count: Option<u64>,
+    /// Stop after this time.
+    pub duration: Option<Duration>,
+}
+
+/// Labels and series of the metrics that `wstap read` prints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SeriesConfig {
+    /// Live connections that get series of their own.
+    pub connection_series: u32,
+    /// How long these stay after the connection.
+    pub series_linger: Duration,
+    /// Distinct sets of endpoint labels.
+    pub max_endpoints: u32,
+    /// The label `path`.
+    pub path_label: PathLabel,
+}
+
+/// What `wstap run` does.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// What to capture.
+    pub capture: CaptureConfig,
+    /// The observer's limits.
+    pub observer: observer::Config,
+    /// Where to serve HTTP.
+    pub listen: SocketAddr,
+    /// Live connections that get series of their own.
+    pub connection_series: u32,
+    /// How long these stay after the connection.
+    pub series_linger: Duration,
+    /// Distinct sets of endpoint labels.
+    pub max_endpoints: u32,
+    /// The label `path`.
+    pub path_label: PathLabel,
+    /// Whether `/connections` is served.
+    pub connections_endpoint: bool,
+}
+
+/// What `wstap trace` does.
+#[derive(Clone, Debug)]
+pub struct TraceConfig {
+    /// What to capture.
+    pub capture: CaptureConfig,
+    /// The observer's limits.
+    pub observer: observer::Config,
+    /// How to print.
+    pub output: OutputConfig,
+    /// What to print.
+    pub selection: Selection,
+}
+
+/// What `wstap check` does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckConfig;
+
+/// What `wstap read` does.
+#[derive(Clone, Debug)]
+pub struct ReadConfig {
+    /// Where from.
+    pub input: Input,
+    /// The observer's limits.
+    pub observer: observer::Config,
+    /// What to print.
+    pub report: Report,
+    /// Of what.
+    pub selection: Selection,
+}
+
+/// A capture.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Input {
+    /// Standard input.
+    Stdin,
+    /// A file.
+    File(PathBuf),
+}
+
+/// What `wstap read` prints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Report {
+    /// A line an event.
+    Events(OutputConfig),
+    /// A table of the connections.
+    Summary,
+    /// The Prometheus exposition.
+    Metrics(SeriesConfig),
+}
+
+impl TryFrom<cli::RunArgs> for RunConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: cli::RunArgs) -> Result<Self, ConfigError> {
+        Ok(Self {
+            capture: capture(&args.capture, &args.limits)?,
+            observer: limits(&args.limits)?,
+            listen: args.listen,
+            connection_series: args.metrics.connection_series,
+            series_linger: args.metrics.series_linger,
+            max_endpoints: args.metrics.max_endpoints,
+            path_label: args.metrics.path_label,
+            connections_endpoint: match args.connections_endpoint {
+                cli::When::Auto => args.listen.ip().to_canonical().is_loopback(),
+                cli::When::On => true,
+                cli::When::Off => false,
+            },
+        })
+    }
+}
+
+impl TryFrom<cli::TraceArgs> for TraceConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: cli::TraceArgs) -> Result<Self, ConfigError> {
+        let output = output(&args.output);
+        Ok(Self {
+            capture: capture(&args.capture, &args.limits)?,
+            observer: observer::Config {
+                preview: output.payload.unwrap_or(0),
+                ..limits(&args.limits)?
+            },
+            output,
+            selection: selection(args.selection)?,
+        })
+    }
+}
+
+impl TryFrom<cli::ReadArgs> for ReadConfig {
+    type Error = ConfigError;
+
+    fn try_from(args: cli::ReadArgs) -> Result<Self, ConfigError> {
+        let output = output(&args.output);
+        Ok(Self {
+            input: if args.file.as_os_str() == "-" {
+                Input::Stdin
+            } else {
+                Input::File(args.file)
+            },
+            observer: observer::Config {
+                preview: output.payload.unwrap_or(0),
+                // Packets of the two directions may have been written to the file by different
+                // queues, in an order that they never had.
+                causal_order: true,
+                ..limits(&args.limits)?
+            },
+            report: if args.summary {
+                Report::Summary
+            } else if args.metrics {
+                Report::Metrics(series(&args.labels))
+            } else {
+                Report::Events(output)
+            },
+            selection: selection(args.selection)?,
+        })
+    }
+}
+
+fn glob_set(globs: &[Glob]) -> Result<GlobSet, globset::Error> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob.clone());
+    }
+    set.build()
+}
+
+fn capture(args: &cli::CaptureArgs, limits: &cli::LimitArgs) -> Result<CaptureConfig, ConfigError> {
+    let flat = |lists: &[Globs]| -> Vec<Glob> {
+        lists
+            .iter()
+            .flat_map(|globs| globs.0.iter().cloned())
+            .collect()
+    };
+    let interfaces =
+        InterfaceSelection::new(&flat(&args.interface), &flat(&args.exclude_interface));
+    Ok(CaptureConfig {
+        interfaces: interfaces.map_err(|source| ConfigError::Patterns {
+            flag: "--interface and --exclude-interface",
+            source,
+        })?,
+        ports: args.port.clone(),
+        ring_buffer: saturating_u32(args.ring_buffer)
+            .checked_next_power_of_two()
+            .unwrap_or(1 << 31),
+        attach: args.attach,
+        snap_length: saturating_u32(args.snap_length),
+        max_connections: limits.max_connections,
+        max_candidates: limits.max_candidates,
+        kernel_log: args.kernel_log,
+    })
+}
+
+fn limits(args: &cli::LimitArgs) -> Result<observer::Config, ConfigError> {
+    if args.reassembly_bytes > args.reassembly_total {
+        return Err(ConfigError::Reassembly {
+            per_direction: args.reassembly_bytes,
+            total: args.reassembly_total,
+        });
+    }
+    Ok(observer::Config {
+        max_connections: saturating_usize(args.max_connections.into()),
+        max_candidates: saturating_usize(args.max_candidates.into()),
+        idle_timeout: args.idle_timeout,
+        max_buffered_per_direction: saturating_usize(args.reassembly_bytes),
+        max_buffered: saturating_usize(args.reassembly_total),
+        max_head: saturating_usize(args.max_head),
+        gap_patience: args.gap_patience,
+        max_pings: saturating_usize(args.max_pings.into()),
+        ..observer::Config::default()
+    })
+}
+
+fn series(args: &cli::MetricsArgs) -> SeriesConfig {
+    SeriesConfig {
+        connection_series: args.connection_series,
+        series_linger: args.series_linger,
+        max_endpoints: args.max_endpoints,
+        path_label: args.path_label,
+    }
+}
+
+fn output(args: &cli::OutputArgs) -> OutputConfig {
+    OutputConfig {
+        format: args.output,
+        color: args.color,
+        payload: args.payload.map(saturating_usize),
+    }
+}
+
+fn selection(args: cli::SelectionArgs) -> Result<Selection, ConfigError> {
+    let globs = |globs: &[Glob], flag| match globs {
+        [] => Ok(None),
+        globs => match glob_set(globs) {
+            Ok(set) => Ok(Some(set)),
+            Err(source) => Err(ConfigError::Patterns { flag, source }),
+        },
+    };
+    Ok(Selection {
+        hosts: globs(&args.host, "--host")?,
+        paths: globs(&args.path, "--path")?,
+        clients: args.client,
+        servers: args.server,
+        direction: args.direction,
+        opcodes: args.opcode,
+        close_codes: args.close_code,
+        min_size: args.min_size,
+        events: args.event,
+        count: args.count,
+        duration: args.duration,
+    })
+}
+
+fn saturating_u32(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn saturating_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

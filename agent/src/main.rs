@@ -1,3 +1,30 @@
-//! The command line of wstap: parse, run, exit status.
+//! The command line of wstap: parse, logging, exit status.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use wstap::{
+    cli::{self, Cli},
+    commands,
+    config::ConfigError,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    env_logger::Builder::new()
+        .filter_level(cli.command.log_level())
+        .format_target(false)
+        .init();
+    match commands::run(cli) {
+        Ok(status) => status,
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(error) => cli::command()
+                .error(ErrorKind::ArgumentConflict, error)
+                .exit(),
+            None => {
+                eprintln!("wstap: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

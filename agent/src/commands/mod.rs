@@ -1,1 +1,42 @@
 //! The commands: each wires a source, the observer and a sink.
+
+pub mod check;
+pub mod completions;
+pub mod man;
+pub mod read;
+pub mod run;
+pub mod trace;
+
+use std::{io, process::ExitCode};
+
+use crate::{
+    cli::{Cli, Command},
+    config::CheckConfig,
+};
+
+/// Does what the command line says. A reader of standard output that has had enough is no failure:
+/// Rust ignores SIGPIPE, so its going shows as an error of the write.
+///
+/// # Errors
+///
+/// [`crate::config::ConfigError`] where flags do not go together; else what failed at run time.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let result = match cli.command {
+        Command::Run(args) => run::execute((*args).try_into()?),
+        Command::Trace(args) => trace::execute((*args).try_into()?),
+        Command::Read(args) => read::execute((*args).try_into()?),
+        Command::Check => check::execute(CheckConfig),
+        Command::Completions(args) => completions::execute(&args),
+        Command::Man(args) => man::execute(&args),
+    };
+    match result {
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
+        result => result,
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
