@@ -1,1 +1,176 @@
 //! The kernel: program, attachment, ring buffer.
+//!
+//! [`open`] loads the program and attaches it. Three things come back, to be used from three places:
+//! the [`Attacher`], which holds the attachment and follows the interfaces, the [`Reader`], which
+//! turns records into segments, and the [`Counters`]. Nothing here knows of the observer or of
+//! sinks.
+
+pub mod attach;
+pub mod clock;
+mod clsact;
+pub mod counters;
+pub mod interfaces;
+pub mod netlink;
+pub mod program;
+pub mod reader;
+pub mod requirements;
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+use self::requirements::Refusal;
+pub use self::{
+    attach::{Attacher, Method},
+    counters::Counters,
+    interfaces::InterfaceNames,
+    reader::Reader,
+};
+use crate::config::CaptureConfig;
+
+/// When records wake the reader.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wake {
+    /// As soon as there is one and the reader sleeps: somebody is watching.
+    Each,
+    /// When an eighth of the ring buffer is full. Else the reader's own timer finds them.
+    Batch,
+}
+
+/// Why there is nothing to read from the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The object is a stub.
+    #[error(
+        "loading the eBPF program: this wstap was built without it; run `cargo xtask setup` and \
+         build again"
+    )]
+    Stub,
+    /// The kernel would refuse, and why is known.
+    #[error("loading the eBPF program: {0}")]
+    Refused(#[from] Refusal),
+    /// The object could not be loaded, maps and all.
+    #[error("loading the eBPF program: {}", one_line(.0))]
+    Load(#[source] Box<EbpfError>),
+    /// A map could not be created.
+    #[error("creating the eBPF map {name}: {source}; {}", map_remedy(.source))]
+    CreateMap {
+        /// Which.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The verifier refused a program.
+    #[error(
+        "loading the eBPF program {name}: {source}: {reason}; `wstap check` tells what this kernel \
+         lacks, `-vv` shows the verifier's log"
+    )]
+    Verifier {
+        /// Which.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+        /// The verifier's last word.
+        reason: String,
+    },
+    /// A program of the object could not be loaded for another reason.
+    #[error("loading the eBPF program {name}: {}", one_line(.source))]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something that this agent needs.
+    #[error("the eBPF program has no {0}: it was built for another wstap; build again")]
+    Mismatch(&'static str),
+    /// A map could not be read or written.
+    #[error("using the eBPF map {name}: {}", one_line(.source))]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// TCX was asked for, and the kernel has none.
+    #[error(
+        "attaching with TCX: {0}; it needs Linux 6.6: leave out `--attach tcx` to use what there is"
+    )]
+    NoTcx(String),
+    /// Attaching to one interface failed.
+    #[error("attaching to {interface}: {reason}")]
+    Attach {
+        /// Its name.
+        interface: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Interfaces could not be listed or watched.
+    #[error("{doing}: {source}")]
+    Netlink {
+        /// What was tried.
+        doing: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Loads the program and attaches it to the interfaces that are wanted and there. Further ones are
+/// attached once [`Attacher::watch`] runs.
+///
+/// # Errors
+///
+/// [`KernelError`]. One interface that cannot be attached to is none, unless there is no other.
+pub fn open(
+    config: &CaptureConfig,
+    wake: Wake,
+) -> Result<(Attacher, Reader, Counters), KernelError> {
+    let method = attach::choose(config.attach)?;
+    let program::Loaded {
+        ebpf,
+        ring,
+        counters,
+        flows,
+        verdicts,
+        heartbeat,
+        log,
+    } = program::load(config, wake, method)?;
+    let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    Ok((
+        attacher,
+        Reader::new(ring, flows, verdicts),
+        Counters::new(counters),
+    ))
+}
+
+/// An error and its sources on one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        // Many errors repeat their source in their own message.
+        if !line.contains(&text) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+        next = error.source();
+    }
+    line
+}
+
+fn map_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "before Linux 5.11 maps count against the memlock limit: raise it (`ulimit -l unlimited`, \
+             `LimitMEMLOCK=infinity`) or grant CAP_SYS_RESOURCE"
+        }
+        Some(libc::ENOMEM) => {
+            "lower --max-connections, --max-candidates or --ring-buffer, or raise the memory limit"
+        }
+        _ => "`wstap check` tells what this kernel lacks",
+    }
+}

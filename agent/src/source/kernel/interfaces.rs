@@ -1,0 +1,123 @@
+//! Names of interfaces, and how their packets begin.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+/// Interfaces that are gone and whose names are still told: what was seen on them may end later.
+const REMEMBERED: usize = 1024;
+
+// Missing from libc.
+const ARPHRD_RAWIP: u16 = 519;
+const ARPHRD_IP6GRE: u16 = 823;
+
+/// How the packets of an interface begin, and so which programs it takes: an index into
+/// [`wstap_common::globals::PROGRAMS`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// With an Ethernet header.
+    Ethernet = 0,
+    /// With the IP header.
+    Ip = 1,
+}
+
+impl Framing {
+    /// That of a hardware type (`ARPHRD_*`); `None` where packets begin in a way that is not
+    /// followed.
+    #[must_use]
+    pub fn of(hardware: u16) -> Option<Self> {
+        match hardware {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Self::Ethernet),
+            libc::ARPHRD_NONE
+            | ARPHRD_RAWIP
+            | libc::ARPHRD_PPP
+            | libc::ARPHRD_TUNNEL
+            | libc::ARPHRD_TUNNEL6
+            | libc::ARPHRD_SIT
+            | libc::ARPHRD_IPGRE
+            | ARPHRD_IP6GRE => Some(Self::Ip),
+            _ => None,
+        }
+    }
+}
+
+/// Names of the interfaces by index, shared with who prints them.
+#[derive(Clone, Debug, Default)]
+pub struct InterfaceNames(Arc<RwLock<Names>>);
+
+#[derive(Debug, Default)]
+struct Names {
+    names: BTreeMap<u32, Arc<str>>,
+    gone: VecDeque<u32>,
+}
+
+impl InterfaceNames {
+    /// The name of the interface `index`, if it is known.
+    #[must_use]
+    pub fn name(&self, index: u32) -> Option<Arc<str>> {
+        let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        names.names.get(&index).cloned()
+    }
+
+    pub(super) fn insert(&self, index: u32, name: &str) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if names.names.get(&index).is_some_and(|old| **old == *name) {
+            return;
+        }
+        names.names.insert(index, name.into());
+        names.gone.retain(|gone| *gone != index);
+    }
+
+    /// The interface is gone; its name is forgotten when many others are gone too.
+    pub(super) fn retire(&self, index: u32) {
+        let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if !names.names.contains_key(&index) || names.gone.contains(&index) {
+            return;
+        }
+        names.gone.push_back(index);
+        if names.gone.len() > REMEMBERED
+            && let Some(oldest) = names.gone.pop_front()
+        {
+            names.names.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_outlive_their_interfaces_for_a_while() {
+        let names = InterfaceNames::default();
+        names.insert(1, "lo");
+        for index in 2..=u32::try_from(REMEMBERED).unwrap() + 2 {
+            names.insert(index, "veth");
+            names.retire(index);
+            names.retire(index);
+        }
+        assert_eq!(names.name(1).as_deref(), Some("lo"));
+        assert_eq!(names.name(2), None);
+        assert_eq!(names.name(3).as_deref(), Some("veth"));
+    }
+
+    #[test]
+    fn names_change() {
+        let names = InterfaceNames::default();
+        names.insert(2, "eth0");
+        names.retire(2);
+        names.insert(2, "wan");
+        assert_eq!(names.name(2).as_deref(), Some("wan"));
+    }
+
+    #[test]
+    fn framing_follows_the_hardware_type() {
+        assert_eq!(Framing::of(1), Some(Framing::Ethernet));
+        assert_eq!(Framing::of(772), Some(Framing::Ethernet));
+        for ip in [65534, 519, 512, 768, 769, 776] {
+            assert_eq!(Framing::of(ip), Some(Framing::Ip), "{ip}");
+        }
+        assert_eq!(Framing::of(801), None);
+    }
+}

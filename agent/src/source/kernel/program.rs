@@ -1,0 +1,263 @@
+//! The eBPF object: its globals, its maps, its programs.
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, SchedClassifier},
+};
+use aya_log::EbpfLogger;
+use log::LevelFilter;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use wstap_common::{
+    flow::{FlowKey, FlowState, Verdict},
+    globals,
+};
+
+use super::{
+    KernelError, Wake,
+    attach::{HEARTBEAT_TIMEOUT, Method},
+    requirements::{self, CGROUP_ACCOUNTING, Privileges},
+};
+use crate::config::CaptureConfig;
+
+/// The object as built by `build.rs`; empty where it was not.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wstap-ebpf"));
+
+/// Part of the ring buffer that must be full before a record wakes the reader of [`Wake::Batch`].
+const WAKEUP_SHARE: u32 = 8;
+
+/// The ring buffer of `aya-log-ebpf`, which no message reaches where the log is off.
+const LOG_MAP: &str = "AYA_LOGS";
+/// A ring buffer has at least a page; this is one on every architecture.
+const SMALLEST_RING: u32 = 64 << 10;
+
+/// [`FLOWS_MAP`](globals::FLOWS_MAP), as the agent sees it.
+pub(super) type Flows = HashMap<MapData, FlowKey, FlowState>;
+/// [`VERDICTS_MAP`](globals::VERDICTS_MAP), as the agent sees it.
+pub(super) type Verdicts = HashMap<MapData, FlowKey, Verdict>;
+
+/// A loaded object, taken apart.
+pub(super) struct Loaded {
+    /// The programs, and the maps that nobody here touches.
+    pub ebpf: Ebpf,
+    pub ring: RingBuf<MapData>,
+    pub counters: PerCpuArray<MapData, u64>,
+    pub flows: Flows,
+    pub verdicts: Verdicts,
+    pub heartbeat: Array<MapData, u64>,
+    /// The program's log, where it is on.
+    pub log: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// Whether the agent was built with the program.
+#[must_use]
+pub fn is_built() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// Loads the object. Nothing is attached yet.
+///
+/// # Errors
+///
+/// Nothing but what concerns the object, the maps and the verifier.
+pub(super) fn load(
+    config: &CaptureConfig,
+    wake: Wake,
+    method: Method,
+) -> Result<Loaded, KernelError> {
+    if !is_built() {
+        return Err(KernelError::Stub);
+    }
+    if requirements::kernel_version() < CGROUP_ACCOUNTING {
+        // Refused without CAP_SYS_RESOURCE. The limit may be high enough all the same; if it is
+        // not, creating a map fails and says so.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            log::debug!("raising the memlock limit: {error}");
+        }
+    }
+
+    let port_filter = u32::from(!config.ports.is_empty());
+    let heartbeat_timeout: u64 = match method {
+        Method::Tcx => 0,
+        Method::Clsact => u64::try_from(HEARTBEAT_TIMEOUT.as_nanos()).unwrap_or(u64::MAX),
+    };
+    let wakeup_bytes = match wake {
+        Wake::Each => 0,
+        Wake::Batch => config.ring_buffer / WAKEUP_SHARE,
+    };
+    let log_level = log_level(config.kernel_log);
+
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(globals::SNAP_LENGTH, &config.snap_length, true)
+        .override_global(globals::PORT_FILTER, &port_filter, true)
+        .override_global(globals::HEARTBEAT_TIMEOUT, &heartbeat_timeout, true)
+        .override_global(globals::WAKEUP_BYTES, &wakeup_bytes, true)
+        .override_global(aya_log::LEVEL, &log_level, false)
+        .map_max_entries(globals::RECORDS_MAP, config.ring_buffer)
+        .map_max_entries(globals::FLOWS_MAP, config.max_connections)
+        .map_max_entries(globals::CANDIDATES_MAP, config.max_candidates);
+    if log_level == 0 {
+        loader.map_max_entries(LOG_MAP, SMALLEST_RING);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
+
+    for name in globals::PROGRAMS.into_iter().flatten() {
+        let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
+        program.load().map_err(|error| program_error(name, error))?;
+    }
+    let log = if log_level > 0 {
+        EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
+            .ok()
+    } else {
+        None
+    };
+
+    let mut ports = take::<Array<MapData, u64>>(&mut ebpf, globals::PORTS_MAP)?;
+    for (word, bits) in (0..).zip(port_bits(config)) {
+        if bits != 0 {
+            ports
+                .set(word, bits, 0)
+                .map_err(in_map(globals::PORTS_MAP))?;
+        }
+    }
+    Ok(Loaded {
+        ring: take(&mut ebpf, globals::RECORDS_MAP)?,
+        counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
+        flows: take(&mut ebpf, globals::FLOWS_MAP)?,
+        verdicts: take(&mut ebpf, globals::VERDICTS_MAP)?,
+        heartbeat: take(&mut ebpf, globals::HEARTBEAT_MAP)?,
+        ebpf,
+        log,
+    })
+}
+
+/// Says that an operation on a map failed.
+pub(super) fn in_map(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
+    move |source| KernelError::Map { name, source }
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(KernelError::Mismatch(name))?;
+    T::try_from(map).map_err(in_map(name))
+}
+
+/// The bits of [`globals::PORTS_MAP`].
+fn port_bits(config: &CaptureConfig) -> Vec<u64> {
+    let mut words = vec![0; globals::PORT_WORDS as usize];
+    for port in config.ports.iter().cloned().flatten() {
+        words[usize::from(port / 64)] |= 1 << (port % 64);
+    }
+    words
+}
+
+/// `aya_log_common`'s numbers; 0 lets the verifier remove every message.
+fn log_level(level: LevelFilter) -> u8 {
+    match level {
+        LevelFilter::Off => 0,
+        LevelFilter::Error => 1,
+        LevelFilter::Warn => 2,
+        LevelFilter::Info => 3,
+        LevelFilter::Debug => 4,
+        LevelFilter::Trace => 5,
+    }
+}
+
+fn load_error(error: EbpfError) -> KernelError {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            let memlock = requirements::kernel_version() < CGROUP_ACCOUNTING;
+            match io_error.raw_os_error() {
+                Some(libc::ENOSYS) => blame(&io_error),
+                Some(libc::EPERM) if !memlock => blame(&io_error),
+                _ => KernelError::CreateMap {
+                    name,
+                    source: io_error,
+                },
+            }
+        }
+        error => KernelError::Load(Box::new(error)),
+    }
+}
+
+fn program_error(name: &'static str, error: ProgramError) -> KernelError {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            if io_error.raw_os_error() == Some(libc::EPERM) {
+                return blame(&io_error);
+            }
+            let log = verifier_log.to_string();
+            log::debug!("the verifier on {name}:\n{log}");
+            KernelError::Verifier {
+                name,
+                source: io_error,
+                reason: last_word(&log),
+            }
+        }
+        error => KernelError::Program {
+            name,
+            source: Box::new(error),
+        },
+    }
+}
+
+fn blame(error: &std::io::Error) -> KernelError {
+    let privileges = Privileges::current().unwrap_or_default();
+    KernelError::Refused(privileges.blame(error))
+}
+
+/// The line of a verifier's log that says why: the last one before the statistics.
+fn last_word(log: &str) -> String {
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics.iter().any(|s| line.starts_with(s)))
+        .unwrap_or("the verifier gave no reason")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AttachMode, InterfaceSelection};
+
+    fn config() -> CaptureConfig {
+        CaptureConfig {
+            interfaces: InterfaceSelection::new(&[], &[]).unwrap(),
+            ports: vec![80..=80, 8000..=8001, 65535..=65535],
+            ring_buffer: 1 << 20,
+            attach: AttachMode::Auto,
+            snap_length: 65536,
+            max_connections: 16,
+            max_candidates: 16,
+            kernel_log: LevelFilter::Off,
+        }
+    }
+
+    #[test]
+    fn ports_become_bits() {
+        let words = port_bits(&config());
+        assert_eq!(words[1], 1 << 16);
+        assert_eq!(words[125], 0b11);
+        assert_eq!(words[1023], 1 << 63);
+        assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>(), 4);
+    }
+
+    #[test]
+    fn the_verifiers_reason_is_found() {
+        let log = "0: R1=ctx()\ninvalid zero-sized read\nverification time 12 usec\nstack depth 0\n\
+                   processed 3 insns (limit 1000000)\n\n";
+        assert_eq!(last_word(log), "invalid zero-sized read");
+        assert_eq!(last_word(""), "the verifier gave no reason");
+    }
+}
