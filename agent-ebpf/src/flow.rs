@@ -20,7 +20,7 @@ use crate::{
     head::{may_ask_for_websocket, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
     maps::{CANDIDATES, FLOWS, VERDICTS, count},
-    sample::now,
+    sample::{Origin, now},
 };
 
 /// Segments of a flow older than the agent that are looked at before it is left alone.
@@ -33,17 +33,16 @@ const REFUSAL_BUDGET: u32 = 16;
 const WAITING_BUDGET: u32 = 1 << 16;
 
 /// A segment on its way through a hook.
-pub struct Passage<'a> {
-    pub ctx: &'a TcContext,
-    pub headers: &'a Headers,
-    pub key: &'a FlowKey,
+pub struct Passage {
+    pub key: FlowKey,
+    pub headers: Headers,
     /// Index of the sender in the key.
-    pub sender: usize,
+    pub sender: u32,
     /// `wstap_common::flow::hook`.
     pub hook: u32,
 }
 
-impl Passage<'_> {
+impl Passage {
     /// Whether it opens a connection.
     #[inline(always)]
     fn opens(&self) -> bool {
@@ -66,32 +65,25 @@ pub enum Decision {
     /// Leave it; it counts as this.
     Leave(Counter),
     /// Copy it.
-    Copy {
-        /// [`FlowState::epoch`].
-        epoch: u32,
-        /// `CLOCK_MONOTONIC` nanoseconds.
-        now: u64,
-        /// Whether the agent has something to decide, and should look at once.
-        urgent: bool,
-    },
+    Copy(Origin),
 }
 
 impl Decision {
     /// Copy a segment of a flow that is not followed yet.
     #[inline(always)]
     fn copy(state: &FlowState) -> Self {
-        Self::Copy {
+        Self::Copy(Origin {
             epoch: state.epoch,
             now: now(),
             urgent: true,
-        }
+        })
     }
 }
 
 /// Decides about a segment.
 #[inline(always)]
-pub fn decide(passage: &Passage<'_>) -> Decision {
-    if let Some(state) = FLOWS.get_ptr_mut(passage.key) {
+pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
+    if let Some(state) = FLOWS.get_ptr_mut(&passage.key) {
         // SAFETY: the element of a deleted entry may be used again for another flow while this
         // program holds it; what is written to it then moves that flow's account by a segment.
         let state = unsafe { &mut *state };
@@ -101,31 +93,31 @@ pub fn decide(passage: &Passage<'_>) -> Decision {
         if !reopened {
             return followed(passage, state);
         }
-        let _ = FLOWS.remove(passage.key);
+        let _ = FLOWS.remove(&passage.key);
     }
-    let Some(state) = CANDIDATES.get_ptr_mut(passage.key) else {
-        return enter(passage);
+    let Some(state) = CANDIDATES.get_ptr_mut(&passage.key) else {
+        return enter(ctx, passage);
     };
     // SAFETY: as above; a candidate that is spoilt so is decided anew.
     let state = unsafe { &mut *state };
     if passage.opens() && passage.isn() != state.isn {
         *state = fresh(passage);
     }
-    candidate(passage, state)
+    candidate(ctx, passage, state)
 }
 
 /// A segment of a flow that is followed.
 #[inline(always)]
-fn followed(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
+fn followed(passage: &Passage, state: &mut FlowState) -> Decision {
     match account(passage, state) {
         Account::Mine => {
             let now = now();
             state.last_seen = now;
-            Decision::Copy {
+            Decision::Copy(Origin {
                 epoch: state.epoch,
                 now,
                 urgent: false,
-            }
+            })
         }
         Account::Other => Decision::Leave(Counter::NotOwner),
         Account::Nothing => Decision::Leave(Counter::Empty),
@@ -148,9 +140,9 @@ enum Account {
 /// has the account; the others see only what it has seen already. Where a route changes and the
 /// owner is no longer passed, the next new bytes make their first hook the owner.
 #[inline(always)]
-fn account(passage: &Passage<'_>, state: &mut FlowState) -> Account {
-    let headers = passage.headers;
-    let sender = passage.sender & 1;
+fn account(passage: &Passage, state: &mut FlowState) -> Account {
+    let headers = &passage.headers;
+    let sender = (passage.sender & 1) as usize;
     // A reset has no place in the sequence by which a second account would show. It may be made by
     // this very host, behind the owner; twice seen, it does no harm.
     if headers.has(RST) {
@@ -184,7 +176,7 @@ fn account(passage: &Passage<'_>, state: &mut FlowState) -> Account {
 
 /// The first segment of a flow that nothing is known of.
 #[inline(always)]
-fn enter(passage: &Passage<'_>) -> Decision {
+fn enter(ctx: &TcContext, passage: &Passage) -> Decision {
     let mut state = fresh(passage);
     if !passage.opens() {
         if passage.headers.len == 0 {
@@ -195,14 +187,14 @@ fn enter(passage: &Passage<'_>) -> Decision {
     }
     // Decided first and entered then: another CPU may do the same with another segment of the
     // flow, and the first of them wins.
-    let decision = candidate(passage, &mut state);
-    let _ = CANDIDATES.insert(passage.key, state, BPF_NOEXIST.into());
+    let decision = candidate(ctx, passage, &mut state);
+    let _ = CANDIDATES.insert(&passage.key, state, BPF_NOEXIST.into());
     decision
 }
 
 /// A flow whose SYN this is.
 #[inline(always)]
-fn fresh(passage: &Passage<'_>) -> FlowState {
+fn fresh(passage: &Passage) -> FlowState {
     FlowState {
         last_seen: 0,
         // SAFETY: a helper without arguments.
@@ -217,9 +209,9 @@ fn fresh(passage: &Passage<'_>) -> FlowState {
 
 /// A segment of a flow that is not followed.
 #[inline(always)]
-fn candidate(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
+fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
     const UNDECIDED: Decision = Decision::Leave(Counter::Undecided);
-    let headers = passage.headers;
+    let headers = &passage.headers;
     let sampled = matches!(
         state.stage,
         stage::UPGRADING | stage::REFUSED | stage::PROBING
@@ -227,7 +219,7 @@ fn candidate(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
     if sampled || state.stage == stage::WAITING {
         obey(passage, state);
         if state.stage == stage::FOLLOWED {
-            return follow(passage, state);
+            return follow(ctx, passage, state);
         }
     }
     if headers.len == 0 {
@@ -244,14 +236,14 @@ fn candidate(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
         _ => {}
     }
 
-    let beginning = peek(passage.ctx, headers);
+    let beginning = peek(ctx, headers);
     match beginning {
         Beginning::SwitchingProtocols => {
             // Frames may follow at once, long before the agent can say a word.
-            return follow(passage, state);
+            return follow(ctx, passage, state);
         }
         Beginning::Get => {
-            if may_ask_for_websocket(passage.ctx, headers) {
+            if may_ask_for_websocket(ctx, headers) {
                 if state.stage != stage::UPGRADING {
                     state.owner = [0; 2];
                 }
@@ -305,7 +297,7 @@ fn candidate(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
 
 /// Copies a segment of a flow that is being decided, or lets it pass where the decision is late.
 #[inline(always)]
-fn spend(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
+fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
     if state.budget > 0 {
         state.budget -= 1;
     } else {
@@ -332,8 +324,8 @@ fn spend(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
 
 /// Applies the agent's verdict, where there is one.
 #[inline(always)]
-fn obey(passage: &Passage<'_>, state: &mut FlowState) {
-    let Some(verdict) = VERDICTS.get_ptr(passage.key) else {
+fn obey(passage: &Passage, state: &mut FlowState) {
+    let Some(verdict) = VERDICTS.get_ptr(&passage.key) else {
         return;
     };
     // SAFETY: as in `decide`; a verdict is void unless its epoch is right.
@@ -347,7 +339,7 @@ fn obey(passage: &Passage<'_>, state: &mut FlowState) {
         // Said once: the next attempt is decided anew.
         Verdict::REJECTED => {
             state.stage = stage::HTTP;
-            let _ = VERDICTS.remove(passage.key);
+            let _ = VERDICTS.remove(&passage.key);
         }
         _ => {}
     }
@@ -355,27 +347,24 @@ fn obey(passage: &Passage<'_>, state: &mut FlowState) {
 
 /// Moves a flow to those that are followed, and treats the segment as one of them.
 #[inline(always)]
-fn follow(passage: &Passage<'_>, state: &mut FlowState) -> Decision {
+fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
     state.stage = stage::FOLLOWED;
     let account = account(passage, state);
     let now = now();
     state.last_seen = now;
-    if FLOWS.insert(passage.key, *state, BPF_ANY.into()).is_err() {
+    if FLOWS.insert(&passage.key, *state, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
         state.stage = stage::IGNORED;
-        warn!(
-            passage.ctx,
-            "the map of flows is full: a WebSocket is not followed"
-        );
+        warn!(ctx, "the map of flows is full: a WebSocket is not followed");
         return Decision::Leave(Counter::Ignored);
     }
-    debug!(passage.ctx, "following flow, epoch {}", state.epoch);
+    debug!(ctx, "following flow, epoch {}", state.epoch);
     match account {
-        Account::Mine => Decision::Copy {
+        Account::Mine => Decision::Copy(Origin {
             epoch: state.epoch,
             now,
             urgent: true,
-        },
+        }),
         Account::Other => Decision::Leave(Counter::NotOwner),
         Account::Nothing => Decision::Leave(Counter::Empty),
     }

@@ -13,7 +13,11 @@ mod headers;
 mod maps;
 mod sample;
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
 use wstap_common::{
     counter::Counter,
     flow::{FlowKey, hook},
@@ -21,8 +25,8 @@ use wstap_common::{
 
 use crate::{
     flow::{Decision, Passage, decide},
-    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PORT_FILTER, PORTS, count},
-    sample::{Origin, bytes, now, sample},
+    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count},
+    sample::{bytes, now, sample},
 };
 
 /// Ethernet framing, ingress.
@@ -57,26 +61,31 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn classify(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
-    count(inspect(ctx, ethernet, egress), 1);
+    if let Some(counter) = inspect(ctx, ethernet, egress) {
+        count(counter, 1);
+    }
     TC_ACT_UNSPEC
 }
 
-/// Looks at a packet, and says what it counts as.
+/// Looks at a packet, and says what it counts as where that is not counted yet.
 #[inline(always)]
-fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Counter {
+fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
     if !agent_is_alive() {
-        return Counter::Inert;
+        return Some(Counter::Inert);
     }
     let headers = match headers::parse(ctx, ethernet) {
         Ok(headers) => headers,
-        Err(counter) => return counter,
+        Err(counter) => return Some(counter),
     };
     if PORT_FILTER.load() != 0
         && !watched(headers.source_port)
         && !watched(headers.destination_port)
     {
-        return Counter::Unwatched;
+        return Some(Counter::Unwatched);
     }
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Some(Counter::Missed);
+    };
     let (key, sender) = FlowKey::new(
         bytes(headers.source),
         headers.source_port,
@@ -86,26 +95,37 @@ fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Counter {
     );
     // SAFETY: the context is valid for the whole run of the program.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let passage = Passage {
-        ctx,
-        headers: &headers,
-        key: &key,
-        sender,
-        hook: hook(ifindex, egress),
+    let hook = hook(ifindex, egress);
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    unsafe {
+        *passage = Passage {
+            key,
+            headers,
+            sender: sender as u32,
+            hook,
+        }
     };
-    match decide(&passage) {
+    pass(ctx.skb.skb);
+    None
+}
+
+/// Decides about the segment in `PASSAGE`, copies it if so decided, and counts it. A function that is not inlined and has a name outside: the verifier walks it once, by
+/// itself, where inlined it would walk it for every combination of headers that may precede it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn pass(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `inspect`, which has filled it.
+    let passage = unsafe { &*passage };
+    let counter = match decide(&ctx, passage) {
         Decision::Leave(counter) => counter,
-        Decision::Copy { epoch, now, urgent } => sample(
-            ctx,
-            &headers,
-            &Origin {
-                epoch,
-                egress,
-                now,
-                urgent,
-            },
-        ),
-    }
+        Decision::Copy(origin) => sample(&ctx, passage, &origin),
+    };
+    count(counter, 1);
+    0
 }
 
 /// A filter on a clsact qdisc outlives the agent that attached it; then it does nothing.

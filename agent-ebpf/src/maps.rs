@@ -12,7 +12,7 @@ use wstap_common::{
     record::RecordHeader,
 };
 
-use crate::head::SCAN;
+use crate::{flow::Passage, head::SCAN};
 
 /// Sized by the agent at load.
 #[btf_map]
@@ -37,6 +37,10 @@ pub static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
+
+/// The segment at hand.
+#[btf_map]
+pub static PASSAGE: PerCpuArray<Passage, 1> = PerCpuArray::new();
 
 /// The header of the records of the segment at hand.
 #[btf_map]

@@ -13,19 +13,21 @@ use wstap_common::{
 
 use crate::{
     bound::opaque,
-    headers::{FIN, Headers, RST, SYN},
+    flow::Passage,
+    headers::{FIN, RST, SYN},
     maps::{HEADER, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
 
 /// Payload bytes of the largest record.
 const LARGEST: u32 = (SIZE_CLASSES[4] - HEADER_LEN) as u32;
-/// Largest records of one segment: a super-packet of 512 KiB, which is more than any kernel makes.
-const MAX_PIECES: u32 = 16;
+/// Largest records of one segment, beside the last: 256 KiB and more.
+const MAX_PIECES: u32 = 8;
 
 /// What a record says beside what the packet says.
 pub struct Origin {
+    /// `wstap_common::flow::FlowState::epoch`.
     pub epoch: u32,
-    pub egress: bool,
+    /// `CLOCK_MONOTONIC` nanoseconds.
     pub now: u64,
     /// Whether the agent should look at once: it has something to decide.
     pub urgent: bool,
@@ -40,14 +42,14 @@ pub fn now() -> u64 {
 
 /// Copies the segment, up to the snap length; says what the packet counts as.
 #[inline(always)]
-pub fn sample(ctx: &TcContext, headers: &Headers, origin: &Origin) -> Counter {
+pub fn sample(ctx: &TcContext, passage: &Passage, origin: &Origin) -> Counter {
+    let headers = &passage.headers;
     let Some(header) = HEADER.get_ptr_mut(0) else {
         return Counter::Missed;
     };
     let filled = RecordHeader {
         time: origin.now,
-        // SAFETY: the context is valid for the whole run of the program.
-        ifindex: unsafe { (*ctx.skb.skb).ifindex },
+        ifindex: passage.hook >> 1,
         epoch: origin.epoch,
         source: bytes(headers.source),
         destination: bytes(headers.destination),
@@ -59,7 +61,7 @@ pub fn sample(ctx: &TcContext, headers: &Headers, origin: &Origin) -> Counter {
         captured: 0,
         window: headers.window,
         flags: headers.flags,
-        egress: u8::from(origin.egress),
+        egress: (passage.hook & 1) as u8,
         kind: RECORD_SEGMENT,
         scope: 0,
     };
