@@ -145,10 +145,13 @@ pub mod stage {
     pub const PROBING: u32 = 4;
     /// The budget of [`PROBING`] or [`UPGRADING`] is spent; the agent's verdict is awaited.
     pub const WAITING: u32 = 5;
+    /// The upgrade was answered with another status: sampled for the rest of the answer's head,
+    /// then as [`HTTP`] again.
+    pub const REFUSED: u32 = 6;
     /// No WebSocket, or one that nobody wants.
-    pub const IGNORED: u32 = 6;
-    /// A WebSocket, which lives in the map of followed flows.
-    pub const FOLLOWED: u32 = 7;
+    pub const IGNORED: u32 = 7;
+    /// A WebSocket, which lives in the map of followed flows, or has lived there.
+    pub const FOLLOWED: u32 = 8;
 }
 
 /// The agent's word on a flow.

@@ -42,9 +42,7 @@ pub struct RecordHeader {
     /// 1 at egress, 0 at ingress.
     pub egress: u8,
     /// [`RECORD_SEGMENT`].
-    pub kind: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
+    pub kind: u32,
     /// [`crate::flow::FlowKey::scope`].
     pub scope: u32,
 }
@@ -54,7 +52,7 @@ pub const HEADER_LEN: usize = 80;
 const _: () = assert!(size_of::<RecordHeader>() == HEADER_LEN);
 
 /// A piece of a segment, copied from its beginning.
-pub const RECORD_SEGMENT: u8 = 1;
+pub const RECORD_SEGMENT: u32 = 1;
 
 /// Sizes that a record may have in the ring buffer, header included: what is copied is rounded up
 /// to the next one, and what is more than the largest becomes several records.
@@ -69,7 +67,7 @@ pub enum DecodeError {
         len: usize,
     },
     /// The kind is none that this agent knows.
-    Kind(u8),
+    Kind(u32),
     /// More bytes captured than the piece has.
     Captured {
         /// Bytes that are said to follow.
@@ -128,8 +126,7 @@ impl RecordHeader {
             window: u16::from_ne_bytes(array(head, 68)),
             flags: head[70],
             egress: head[71],
-            kind: head[72],
-            reserved: array(head, 73),
+            kind: u32::from_ne_bytes(array(head, 72)),
             scope: u32::from_ne_bytes(array(head, 76)),
         };
         if header.kind != RECORD_SEGMENT {
@@ -168,7 +165,7 @@ mod tests {
         bytes[48..50].copy_from_slice(&443u16.to_ne_bytes());
         bytes[60..64].copy_from_slice(&len.to_ne_bytes());
         bytes[64..68].copy_from_slice(&captured.to_ne_bytes());
-        bytes[72] = RECORD_SEGMENT;
+        bytes[72..76].copy_from_slice(&RECORD_SEGMENT.to_ne_bytes());
         bytes[HEADER_LEN..].copy_from_slice(b"abcd");
         bytes
     }
@@ -200,7 +197,7 @@ mod tests {
             })
         );
         let mut kind = bytes;
-        kind[72] = 9;
+        kind[72..76].copy_from_slice(&9u32.to_ne_bytes());
         assert_eq!(RecordHeader::decode(&kind), Err(DecodeError::Kind(9)));
     }
 }

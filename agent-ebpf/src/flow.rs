@@ -1,0 +1,371 @@
+//! What is known of a flow, and what that means for its next segment.
+//!
+//! Flows that are not, or not yet, known to be WebSockets live in `CANDIDATES`, an LRU: they are
+//! many and short. Those that are live in `FLOWS` until the agent deletes them. The stages are those
+//! of `wstap_common::flow::stage`.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_get_prandom_u32,
+    programs::TcContext,
+};
+use aya_log_ebpf::{debug, warn};
+use wstap_common::{
+    counter::Counter,
+    flow::{FlowKey, FlowState, Verdict, stage},
+};
+use wstap_ebpf::recognise::Beginning;
+
+use crate::{
+    head::{may_ask_for_websocket, peek},
+    headers::{ACK, FIN, Headers, RST, SYN},
+    maps::{CANDIDATES, FLOWS, VERDICTS, count},
+    sample::{Origin, now},
+};
+
+/// Segments of a flow older than the agent that are looked at before it is left alone.
+const UNKNOWN_BUDGET: u32 = 64;
+/// Segments that are sampled while an upgrade is decided, or a flow older than the agent.
+const DECISION_BUDGET: u32 = 256;
+/// Segments that are sampled from the status line of a refusal on: the rest of its head.
+const REFUSAL_BUDGET: u32 = 16;
+/// Segments for which the agent's verdict is awaited.
+const WAITING_BUDGET: u32 = 1 << 16;
+
+/// A segment on its way through a hook.
+pub struct Passage {
+    pub key: FlowKey,
+    pub headers: Headers,
+    /// Index of the sender in the key.
+    pub sender: u32,
+    /// `wstap_common::flow::hook`.
+    pub hook: u32,
+}
+
+impl Passage {
+    /// Whether it opens a connection.
+    #[inline(always)]
+    fn opens(&self) -> bool {
+        self.headers.has(SYN)
+    }
+
+    /// The initial sequence number of the client that a SYN or SYN|ACK speaks of.
+    #[inline(always)]
+    fn isn(&self) -> u32 {
+        if self.headers.has(ACK) {
+            self.headers.ack.wrapping_sub(1)
+        } else {
+            self.headers.seq
+        }
+    }
+}
+
+/// What is to be done with a segment.
+pub enum Decision {
+    /// Leave it; it counts as this.
+    Leave(Counter),
+    /// Copy it.
+    Copy(Origin),
+}
+
+impl Decision {
+    /// Copy a segment of a flow that is not followed yet.
+    #[inline(always)]
+    fn copy(state: &FlowState) -> Self {
+        Self::Copy(Origin {
+            epoch: state.epoch,
+            now: now(),
+            urgent: true,
+        })
+    }
+}
+
+/// Decides about a segment.
+#[inline(always)]
+pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
+    if let Some(state) = FLOWS.get_ptr_mut(&passage.key) {
+        // SAFETY: the element of a deleted entry may be used again for another flow while this
+        // program holds it; what is written to it then moves that flow's account by a segment.
+        let state = unsafe { &mut *state };
+        // A SYN alone ends nothing (anybody can send one); the answer to another SYN than the one
+        // that opened this connection says that it is gone.
+        let reopened = passage.opens() && passage.headers.has(ACK) && passage.isn() != state.isn;
+        if !reopened {
+            return followed(passage, state);
+        }
+        let _ = FLOWS.remove(&passage.key);
+    }
+    let Some(state) = CANDIDATES.get_ptr_mut(&passage.key) else {
+        return enter(ctx, passage);
+    };
+    // SAFETY: as above; a candidate that is spoilt so is decided anew.
+    let state = unsafe { &mut *state };
+    if passage.opens() && passage.isn() != state.isn {
+        *state = fresh(passage);
+    }
+    candidate(ctx, passage, state)
+}
+
+/// A segment of a flow that is followed.
+#[inline(always)]
+fn followed(passage: &Passage, state: &mut FlowState) -> Decision {
+    match account(passage, state) {
+        Account::Mine => {
+            let now = now();
+            state.last_seen = now;
+            Decision::Copy(Origin {
+                epoch: state.epoch,
+                now,
+                urgent: false,
+            })
+        }
+        Account::Other => Decision::Leave(Counter::NotOwner),
+        Account::Nothing => Decision::Leave(Counter::Empty),
+    }
+}
+
+/// Whose a segment is, and whether there is anything to it.
+enum Account {
+    /// This hook's, and worth a record.
+    Mine,
+    /// Another hook's.
+    Other,
+    /// Nobody's: an acknowledgement that says nothing of interest.
+    Nothing,
+}
+
+/// Finds out whether this hook accounts for the segment's direction.
+///
+/// A packet passes several hooks, one after the other. The one that is the first to see new bytes
+/// has the account; the others see only what it has seen already. Where a route changes and the
+/// owner is no longer passed, the next new bytes make their first hook the owner.
+#[inline(always)]
+fn account(passage: &Passage, state: &mut FlowState) -> Account {
+    let headers = &passage.headers;
+    let sender = (passage.sender & 1) as usize;
+    // A reset has no place in the sequence by which a second account would show. It may be made by
+    // this very host, behind the owner; twice seen, it does no harm.
+    if headers.has(RST) {
+        return Account::Mine;
+    }
+    let takes = headers.len + u32::from(headers.has(FIN));
+    let end = headers
+        .seq
+        .wrapping_add(takes)
+        .wrapping_add(u32::from(headers.has(SYN)));
+    let owner = state.owner[sender];
+    let ahead = end.wrapping_sub(state.high[sender]);
+    let new = takes > 0 && (owner == 0 || (ahead > 0 && ahead < 1 << 30));
+    if new {
+        state.owner[sender] = passage.hook;
+        state.high[sender] = end;
+        return Account::Mine;
+    }
+    if owner != passage.hook {
+        return Account::Other;
+    }
+    // Retransmissions; of the bare acknowledgements those that close the window, and keep-alive
+    // probes: one before the next sequence number.
+    let probe = headers.seq.wrapping_add(1) == state.high[sender];
+    if takes > 0 || headers.window == 0 || probe {
+        Account::Mine
+    } else {
+        Account::Nothing
+    }
+}
+
+/// The first segment of a flow that nothing is known of.
+#[inline(always)]
+fn enter(ctx: &TcContext, passage: &Passage) -> Decision {
+    let mut state = fresh(passage);
+    if !passage.opens() {
+        if passage.headers.len == 0 {
+            return Decision::Leave(Counter::Empty);
+        }
+        state.isn = 0;
+        state.stage = stage::UNKNOWN;
+    }
+    // Decided first and entered then: another CPU may do the same with another segment of the
+    // flow, and the first of them wins.
+    let decision = candidate(ctx, passage, &mut state);
+    let _ = CANDIDATES.insert(&passage.key, state, BPF_NOEXIST.into());
+    decision
+}
+
+/// A flow whose SYN this is.
+#[inline(always)]
+fn fresh(passage: &Passage) -> FlowState {
+    FlowState {
+        last_seen: 0,
+        // SAFETY: a helper without arguments.
+        epoch: unsafe { bpf_get_prandom_u32() } | 1,
+        isn: passage.isn(),
+        owner: [0; 2],
+        high: [0; 2],
+        stage: stage::FRESH,
+        budget: UNKNOWN_BUDGET,
+    }
+}
+
+/// A segment of a flow that is not followed.
+#[inline(always)]
+fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
+    const UNDECIDED: Decision = Decision::Leave(Counter::Undecided);
+    let headers = &passage.headers;
+    let sampled = matches!(
+        state.stage,
+        stage::UPGRADING | stage::REFUSED | stage::PROBING
+    );
+    if sampled || state.stage == stage::WAITING {
+        obey(passage, state);
+        if state.stage == stage::FOLLOWED {
+            return follow(ctx, passage, state);
+        }
+    }
+    if headers.len == 0 {
+        // The end of a flow that is being decided concerns the agent; anything else does not.
+        return if sampled && (headers.has(FIN) || headers.has(RST)) {
+            Decision::copy(state)
+        } else {
+            Decision::Leave(Counter::Empty)
+        };
+    }
+    match state.stage {
+        stage::IGNORED | stage::FOLLOWED => return Decision::Leave(Counter::Ignored),
+        stage::WAITING | stage::PROBING => return spend(passage, state),
+        _ => {}
+    }
+
+    let beginning = peek(ctx, headers);
+    match beginning {
+        Beginning::SwitchingProtocols => {
+            // Frames may follow at once, long before the agent can say a word.
+            return follow(ctx, passage, state);
+        }
+        Beginning::Get => {
+            if may_ask_for_websocket(ctx, headers) {
+                if state.stage != stage::UPGRADING {
+                    state.owner = [0; 2];
+                }
+                state.stage = stage::UPGRADING;
+                state.budget = DECISION_BUDGET;
+            } else if !matches!(state.stage, stage::UPGRADING | stage::REFUSED) {
+                state.stage = stage::HTTP;
+            }
+        }
+        Beginning::Request | Beginning::Response
+            if matches!(state.stage, stage::FRESH | stage::UNKNOWN) =>
+        {
+            state.stage = stage::HTTP;
+        }
+        Beginning::FinalResponse => match state.stage {
+            stage::FRESH | stage::UNKNOWN => state.stage = stage::HTTP,
+            stage::UPGRADING => {
+                state.stage = stage::REFUSED;
+                state.budget = REFUSAL_BUDGET;
+            }
+            _ => {}
+        },
+        Beginning::ClientHello if matches!(state.stage, stage::FRESH | stage::UNKNOWN) => {
+            count(Counter::Tls, 1);
+            state.stage = stage::IGNORED;
+        }
+        Beginning::Frame if state.stage == stage::UNKNOWN => {
+            state.stage = stage::PROBING;
+            state.budget = DECISION_BUDGET;
+        }
+        _ => match state.stage {
+            // The client's first bytes are no HTTP, and there will be none.
+            stage::FRESH if headers.seq.wrapping_sub(state.isn) <= 1 => {
+                state.stage = stage::IGNORED;
+            }
+            stage::FRESH | stage::UNKNOWN => {
+                state.budget = state.budget.saturating_sub(1);
+                if state.budget == 0 {
+                    state.stage = stage::IGNORED;
+                }
+            }
+            _ => {}
+        },
+    }
+    match state.stage {
+        stage::UPGRADING | stage::REFUSED | stage::PROBING => spend(passage, state),
+        stage::IGNORED => Decision::Leave(Counter::Ignored),
+        _ => UNDECIDED,
+    }
+}
+
+/// Copies a segment of a flow that is being decided, or lets it pass where the decision is late.
+#[inline(always)]
+fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
+    if state.budget > 0 {
+        state.budget -= 1;
+    } else {
+        match state.stage {
+            // The refusal has been seen; the next attempt is looked for.
+            stage::REFUSED => state.stage = stage::HTTP,
+            stage::WAITING => state.stage = stage::IGNORED,
+            _ => {
+                state.stage = stage::WAITING;
+                state.budget = WAITING_BUDGET;
+            }
+        }
+        return Decision::Leave(Counter::Undecided);
+    }
+    if state.stage == stage::WAITING {
+        return Decision::Leave(Counter::Undecided);
+    }
+    match account(passage, state) {
+        Account::Mine => Decision::copy(state),
+        Account::Other => Decision::Leave(Counter::NotOwner),
+        Account::Nothing => Decision::Leave(Counter::Empty),
+    }
+}
+
+/// Applies the agent's verdict, where there is one.
+#[inline(always)]
+fn obey(passage: &Passage, state: &mut FlowState) {
+    let Some(verdict) = VERDICTS.get_ptr(&passage.key) else {
+        return;
+    };
+    // SAFETY: as in `decide`; a verdict is void unless its epoch is right.
+    let verdict = unsafe { *verdict };
+    if verdict.epoch != state.epoch {
+        return;
+    }
+    match verdict.decision {
+        Verdict::FOLLOW => state.stage = stage::FOLLOWED,
+        Verdict::IGNORE => state.stage = stage::IGNORED,
+        // Said once: the next attempt is decided anew.
+        Verdict::REJECTED => {
+            state.stage = stage::HTTP;
+            let _ = VERDICTS.remove(&passage.key);
+        }
+        _ => {}
+    }
+}
+
+/// Moves a flow to those that are followed, and treats the segment as one of them.
+#[inline(always)]
+fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
+    state.stage = stage::FOLLOWED;
+    let account = account(passage, state);
+    let now = now();
+    state.last_seen = now;
+    if FLOWS.insert(&passage.key, *state, BPF_ANY.into()).is_err() {
+        count(Counter::FlowsFull, 1);
+        state.stage = stage::IGNORED;
+        warn!(ctx, "the map of flows is full: a WebSocket is not followed");
+        return Decision::Leave(Counter::Ignored);
+    }
+    debug!(ctx, "following flow, epoch {}", state.epoch);
+    match account {
+        Account::Mine => Decision::Copy(Origin {
+            epoch: state.epoch,
+            now,
+            urgent: true,
+        }),
+        Account::Other => Decision::Leave(Counter::NotOwner),
+        Account::Nothing => Decision::Leave(Counter::Empty),
+    }
+}

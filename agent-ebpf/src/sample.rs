@@ -1,0 +1,234 @@
+//! Copies a segment to the ring buffer.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use wstap_common::{
+    counter::Counter,
+    record::{HEADER_LEN, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
+};
+
+use crate::{
+    bound::opaque,
+    flow::Passage,
+    headers::{FIN, RST, SYN},
+    maps::{HEADER, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
+};
+
+/// Payload bytes of the largest record.
+const LARGEST: u32 = (SIZE_CLASSES[4] - HEADER_LEN) as u32;
+/// Largest records of one segment, beside the last: 256 KiB and more.
+const MAX_PIECES: u32 = 8;
+
+/// What a record says beside what the packet says.
+pub struct Origin {
+    /// `wstap_common::flow::FlowState::epoch`.
+    pub epoch: u32,
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub now: u64,
+    /// Whether the agent should look at once: it has something to decide.
+    pub urgent: bool,
+}
+
+/// Nanoseconds on `CLOCK_MONOTONIC`.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Copies the segment, up to the snap length; says what the packet counts as.
+#[inline(always)]
+pub fn sample(ctx: &TcContext, passage: &Passage, origin: &Origin) -> Counter {
+    let headers = &passage.headers;
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return Counter::Missed;
+    };
+    let filled = RecordHeader {
+        time: origin.now,
+        ifindex: passage.hook >> 1,
+        epoch: origin.epoch,
+        source: bytes(headers.source),
+        destination: bytes(headers.destination),
+        source_port: headers.source_port,
+        destination_port: headers.destination_port,
+        seq: headers.seq,
+        ack: headers.ack,
+        len: headers.len,
+        captured: 0,
+        window: headers.window,
+        flags: headers.flags,
+        egress: (passage.hook & 1) as u8,
+        kind: RECORD_SEGMENT,
+        scope: 0,
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    unsafe { *header = filled };
+    if copy_segment(ctx.as_ptr().cast(), headers.payload, origin.urgent.into()) != 0 {
+        Counter::Sampled
+    } else {
+        Counter::Missed
+    }
+}
+
+/// Writes the records of the segment that `HEADER` describes; says whether there is one at least. A
+/// function that is not inlined and has a name outside, so that the verifier walks it once, by
+/// itself, and not for everything that may be known where it is called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_segment(skb: *mut __sk_buff, payload: u32, urgent: u32) -> u64 {
+    u64::from(copy_pieces(skb, payload, urgent != 0))
+}
+
+#[inline(always)]
+fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: as in `sample`.
+    let header = unsafe { &*header };
+    let snap = SNAP_LENGTH.load();
+    let wanted = header.len.min(snap);
+    let wakeup = wakeup(urgent);
+
+    let mut done = 0;
+    let mut delivered = false;
+    // All but the last piece have one size; whoever is beyond is cut off.
+    for _ in 0..MAX_PIECES {
+        if wanted - done <= LARGEST {
+            break;
+        }
+        let piece = Piece {
+            header,
+            payload,
+            offset: done,
+            len: LARGEST,
+            last: false,
+        };
+        delivered |= piece.emit::<{ SIZE_CLASSES[4] }>(skb, LARGEST, BPF_RB_NO_WAKEUP.into());
+        done += LARGEST;
+    }
+    let rest = wanted - done;
+    let piece = Piece {
+        header,
+        payload,
+        offset: done,
+        len: header.len - done,
+        last: true,
+    };
+    delivered |= if rest <= (SIZE_CLASSES[0] - HEADER_LEN) as u32 {
+        piece.emit::<{ SIZE_CLASSES[0] }>(skb, rest, wakeup)
+    } else if rest <= (SIZE_CLASSES[1] - HEADER_LEN) as u32 {
+        piece.emit::<{ SIZE_CLASSES[1] }>(skb, rest, wakeup)
+    } else if rest <= (SIZE_CLASSES[2] - HEADER_LEN) as u32 {
+        piece.emit::<{ SIZE_CLASSES[2] }>(skb, rest, wakeup)
+    } else if rest <= (SIZE_CLASSES[3] - HEADER_LEN) as u32 {
+        piece.emit::<{ SIZE_CLASSES[3] }>(skb, rest, wakeup)
+    } else {
+        piece.emit::<{ SIZE_CLASSES[4] }>(skb, rest.min(LARGEST), wakeup)
+    };
+    delivered
+}
+
+/// Waking the reader costs more than a record: it is done for what cannot wait, and where enough
+/// has gathered.
+#[inline(always)]
+fn wakeup(urgent: bool) -> u64 {
+    let enough = WAKEUP_BYTES.load();
+    if urgent {
+        BPF_RB_FORCE_WAKEUP.into()
+    } else if enough == 0 {
+        0
+    } else if gathered() >= u64::from(enough) {
+        BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
+    }
+}
+
+/// Bytes in the ring buffer that have not been read.
+#[inline(always)]
+fn gathered() -> u64 {
+    // SAFETY: the helper reads the map that it is given, and that is a ring buffer.
+    unsafe {
+        bpf_ringbuf_query(
+            (&raw const RECORDS).cast_mut().cast(),
+            BPF_RB_AVAIL_DATA.into(),
+        )
+    }
+}
+
+struct Piece<'a> {
+    header: &'a RecordHeader,
+    /// Where the segment's payload begins in the packet.
+    payload: u32,
+    /// Where the piece begins in the payload.
+    offset: u32,
+    /// Payload bytes that it stands for.
+    len: u32,
+    /// Whether the segment ends with it.
+    last: bool,
+}
+
+impl Piece<'_> {
+    /// Writes a record of `SIZE` bytes, `captured` of them payload; says whether it could.
+    #[inline(always)]
+    fn emit<const SIZE: usize>(&self, skb: *mut __sk_buff, captured: u32, wakeup: u64) -> bool {
+        let Some(mut record) = RECORDS.reserve_bytes(SIZE, 0) else {
+            count(Counter::LostRingFull, 1);
+            return false;
+        };
+        let mut header = *self.header;
+        header.len = self.len;
+        header.captured = captured;
+        if self.offset != 0 {
+            // A SYN takes the sequence number before the payload's first.
+            let syn = u32::from(header.flags & SYN != 0);
+            header.seq = header.seq.wrapping_add(self.offset).wrapping_add(syn);
+            header.flags &= !SYN;
+        }
+        if !self.last {
+            header.flags &= !(FIN | RST);
+        }
+        let to = record.as_mut_ptr();
+        // SAFETY: the ring hands out memory aligned to eight bytes, and `SIZE` is more than a
+        // header.
+        unsafe { to.cast::<RecordHeader>().write(header) };
+        // Two tests that stay two: merged into one of `captured - 1`, as the compiler would have
+        // it, they tell the verifier nothing of `captured`.
+        let captured = opaque(u64::from(captured));
+        if captured != 0 {
+            let captured = opaque(captured);
+            if captured <= (SIZE - HEADER_LEN) as u64 {
+                // SAFETY: behind the header there is room for `captured` bytes.
+                let failed = unsafe {
+                    bpf_skb_load_bytes(
+                        skb.cast(),
+                        self.payload + self.offset,
+                        to.add(HEADER_LEN).cast(),
+                        captured as u32,
+                    )
+                };
+                if failed != 0 {
+                    record.discard(wakeup);
+                    count(Counter::LostCopy, 1);
+                    return false;
+                }
+            }
+        }
+        record.submit(wakeup);
+        count(Counter::Samples, 1);
+        count(Counter::SampleBytes, captured);
+        true
+    }
+}
+
+/// An address as keys and records have it.
+#[inline(always)]
+pub fn bytes(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: sixteen bytes either way, every pattern valid.
+    unsafe { core::mem::transmute(words) }
+}
