@@ -1,5 +1,16 @@
 //! What becomes of events.
 
+pub mod close_code;
+pub mod escape;
+pub mod filter;
+pub mod json;
+pub mod printer;
+pub mod summary;
+pub mod text;
+pub mod unit;
+
+use std::io;
+
 use crate::proto::event::Event;
 
 pub mod metrics;
@@ -11,5 +22,37 @@ pub trait Sink {
     /// # Errors
     ///
     /// What the sink writes to can no longer be written to.
-    fn event(&mut self, event: &Event) -> std::io::Result<()>;
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+
+    /// Lets go of what is buffered: called when no more events are at hand for now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::event`].
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes the end of the observation: what the sink says once, it says now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::event`].
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+
+    /// Whether it wants no more events.
+    fn is_done(&self) -> bool {
+        false
+    }
+}
+
+/// Names of interfaces by their index, as far as the source knows them.
+pub type InterfaceNames = Box<dyn FnMut(u32) -> Option<String> + Send>;
+
+/// For sources whose interfaces have no names worth showing.
+#[must_use]
+pub fn no_interfaces() -> InterfaceNames {
+    Box::new(|_| None)
 }

@@ -1,0 +1,92 @@
+//! The sink that `trace` and `read` print with: a selection, then text or JSON, until as many are
+//! shown as were asked for.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+};
+
+use super::{InterfaceNames, Sink, json::Json, text::Text};
+use crate::{
+    config::{Color, Format, OutputConfig, Selection},
+    proto::event::Event,
+};
+
+/// Prints the events that a selection shows.
+pub struct Printer<W> {
+    selection: Selection,
+    shown: u64,
+    form: Form<W>,
+}
+
+enum Form<W> {
+    Text(Text<W>),
+    Json(Json<W>),
+}
+
+impl<W: Write> Printer<W> {
+    /// Prints to `out`, which stands for standard output and should be buffered: it is flushed by
+    /// [`Sink::flush`] and when nothing more is to be shown.
+    pub fn new(
+        config: &OutputConfig,
+        selection: Selection,
+        interfaces: InterfaceNames,
+        out: W,
+    ) -> Self {
+        Self {
+            selection,
+            shown: 0,
+            form: match config.format {
+                Format::Text => Form::Text(Text::new(out, interfaces, is_colored(config.color))),
+                Format::Json => Form::Json(Json::new(out, interfaces)),
+            },
+        }
+    }
+
+    /// How many events were shown.
+    #[must_use]
+    pub fn shown(&self) -> u64 {
+        self.shown
+    }
+}
+
+impl<W: Write> Sink for Printer<W> {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if self.is_done() || !self.selection.shows(event) {
+            return Ok(());
+        }
+        self.shown += 1;
+        match &mut self.form {
+            Form::Text(text) => text.event(event)?,
+            Form::Json(json) => json.event(event)?,
+        }
+        if self.is_done() { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Text(text) => text.flush(),
+            Form::Json(json) => json.flush(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.selection
+            .count
+            .is_some_and(|count| self.shown >= count)
+    }
+}
+
+/// Whether to colour what goes to standard output (<https://no-color.org>).
+fn is_colored(color: Color) -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            io::stdout().is_terminal()
+                && !is_set("NO_COLOR")
+                && env::var_os("TERM").is_none_or(|term| term != "dumb")
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! `wstap read --summary`: a table with a row for each connection, then totals.
+//!
+//! A row is due when its connection is over, or its attempt has failed. The first
+//! [`ALIGNED_ROWS`] are held back so that the columns can be made as wide as they need; later rows
+//! are printed as they come, in columns of that width. So memory does not grow with the file.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+use super::{
+    Sink, close_code, escape,
+    unit::{Bytes, Counted, Time},
+};
+use crate::{
+    config::Selection,
+    proto::{
+        event::{Close, CloseKind, Connection, Event, EventKind},
+        flow::{ConnId, Direction, PerDirection},
+    },
+};
+
+/// Rows that are held back.
+pub const ALIGNED_ROWS: usize = 1000;
+
+/// Characters of a host and path, and of a reason, that are shown.
+const MAX_VALUE: usize = 60;
+
+const COLUMNS: usize = 10;
+
+/// The last column is as wide as it gets.
+const HEADS: [&str; COLUMNS] = [
+    "CLIENT",
+    "SERVER",
+    "HOST AND PATH",
+    "HANDSHAKE",
+    "FRAMES ->",
+    "<- FRAMES",
+    "BYTES ->",
+    "<- BYTES",
+    "MESSAGES",
+    "LASTED, ENDED",
+];
+
+/// Columns with numbers, which are aligned at the right.
+const NUMBERS: std::ops::Range<usize> = 4..9;
+
+type Row = [String; COLUMNS];
+
+/// Gathers and prints the table.
+pub struct Summary<W> {
+    out: W,
+    selection: Selection,
+    held_back: Vec<Row>,
+    /// Once the first rows are out.
+    widths: Option<[usize; COLUMNS]>,
+    /// Messages of the connections that are open.
+    messages: HashMap<ConnId, PerDirection<u64>>,
+    totals: Totals,
+}
+
+#[derive(Default)]
+struct Totals {
+    outcomes: BTreeMap<&'static str, u64>,
+    endings: BTreeMap<&'static str, u64>,
+    frames: PerDirection<u64>,
+    bytes: PerDirection<u64>,
+    messages: PerDirection<u64>,
+    violations: u64,
+    gaps: u64,
+}
+
+impl<W: Write> Summary<W> {
+    /// Prints the connections that `selection` wants to `out`.
+    pub fn new(out: W, selection: Selection) -> Self {
+        Self {
+            out,
+            selection,
+            held_back: Vec::new(),
+            widths: None,
+            messages: HashMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    fn row(&mut self, row: Row) -> io::Result<()> {
+        match &self.widths {
+            Some(widths) => print(&mut self.out, widths, &row.each_ref().map(|cell| &cell[..])),
+            None => {
+                self.held_back.push(row);
+                if self.held_back.len() == ALIGNED_ROWS {
+                    self.release()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Prints the heads and the rows that were held back.
+    fn release(&mut self) -> io::Result<()> {
+        if self.widths.is_some() {
+            return Ok(());
+        }
+        let mut widths = HEADS.map(str::len);
+        for row in &self.held_back {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        self.widths = Some(widths);
+        print(&mut self.out, &widths, &HEADS)?;
+        for row in self.held_back.drain(..) {
+            print(
+                &mut self.out,
+                &widths,
+                &row.each_ref().map(|cell| &cell[..]),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, connection: &Connection, close: &Close) -> io::Result<()> {
+        let messages = self.messages.remove(&connection.id).unwrap_or_default();
+        let totals = &mut self.totals;
+        *totals.endings.entry(close.kind.as_str()).or_default() += 1;
+        for direction in Direction::BOTH {
+            add(
+                &mut totals.frames[direction],
+                close.frames[direction].total(),
+            );
+            add(&mut totals.bytes[direction], close.bytes[direction].total());
+        }
+        let mut row = row_of(connection);
+        let frames = |direction| close.frames[direction].total().to_string();
+        let bytes = |direction| Bytes(close.bytes[direction].total()).to_string();
+        row[4] = frames(Direction::ClientToServer);
+        row[5] = frames(Direction::ServerToClient);
+        row[6] = bytes(Direction::ClientToServer);
+        row[7] = bytes(Direction::ServerToClient);
+        row[8] = format!(
+            "{} + {}",
+            messages.client_to_server, messages.server_to_client
+        );
+        row[9] = ending(close);
+        self.row(row)
+    }
+}
+
+impl<W: Write> Sink for Summary<W> {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if matches!(event.kind, EventKind::Frame(_) | EventKind::Progress(_))
+            || !self.selection.wants(&event.connection)
+        {
+            return Ok(());
+        }
+        match &event.kind {
+            EventKind::Handshake(handshake) => {
+                let outcome = event.connection.outcome;
+                add(self.totals.outcomes.entry(outcome.as_str()).or_default(), 1);
+                if !outcome.opens() {
+                    let mut row = row_of(&event.connection);
+                    if let Some(status) = handshake.status {
+                        let _ = write!(row[3], " {status}");
+                    }
+                    return self.row(row);
+                }
+            }
+            EventKind::Message(message) => {
+                let counts = self.messages.entry(event.connection.id).or_default();
+                add(&mut counts[message.direction], 1);
+                add(&mut self.totals.messages[message.direction], 1);
+            }
+            EventKind::Close(close) => return self.ended(&event.connection, close),
+            EventKind::Violation(_) => add(&mut self.totals.violations, 1),
+            EventKind::Gap(_) => add(&mut self.totals.gaps, 1),
+            EventKind::Frame(_) | EventKind::Progress(_) => {}
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if self.totals.outcomes.is_empty() && self.totals.endings.is_empty() {
+            writeln!(self.out, "No WebSocket connections.")?;
+            return self.flush();
+        }
+        self.release()?;
+        let totals = &self.totals;
+        let attempts = totals
+            .outcomes
+            .values()
+            .fold(0, |sum: u64, n| sum.saturating_add(*n));
+        writeln!(self.out)?;
+        writeln!(
+            self.out,
+            "{}: {}; ended {}",
+            Counted(attempts, "handshake"),
+            list(&totals.outcomes),
+            list(&totals.endings)
+        )?;
+        for (arrow, direction) in ["->", "<-"].into_iter().zip(Direction::BOTH) {
+            writeln!(
+                self.out,
+                "{arrow} {}, {}, {} of payload",
+                Counted(totals.frames[direction], "frame"),
+                Counted(totals.messages[direction], "message"),
+                Bytes(totals.bytes[direction])
+            )?;
+        }
+        writeln!(
+            self.out,
+            "{}, {}",
+            Counted(totals.violations, "violation"),
+            Counted(totals.gaps, "gap")
+        )?;
+        self.flush()
+    }
+}
+
+fn add(count: &mut u64, n: u64) {
+    *count = count.saturating_add(n);
+}
+
+fn row_of(connection: &Connection) -> Row {
+    let mut row: Row = std::array::from_fn(|_| String::from("-"));
+    row[0] = connection.client.to_string();
+    row[1] = connection.server.to_string();
+    if connection.host.is_some() || connection.path.is_some() {
+        let parts = [&connection.host, &connection.path];
+        let target: String = parts.into_iter().flatten().map(String::as_str).collect();
+        row[2].clear();
+        escape::text(&mut row[2], &target, MAX_VALUE);
+    }
+    row[3] = connection.outcome.as_str().to_owned();
+    row
+}
+
+fn ending(close: &Close) -> String {
+    let mut text = format!("{}, {}", Time(close.duration), close.kind.as_str());
+    if close.kind == CloseKind::Eof {
+        text.push_str(" (still open)");
+    }
+    if let Some(initiator) = close.initiator {
+        let _ = write!(text, " by {}", initiator.as_str());
+    }
+    if let Some(code) = close.code {
+        let _ = write!(text, ", {} {}", code.0, close_code::name(code));
+    }
+    if let Some(reason) = close.reason.as_deref().filter(|reason| !reason.is_empty()) {
+        text.push(' ');
+        escape::quoted(&mut text, reason, MAX_VALUE);
+    }
+    text
+}
+
+fn list(counts: &BTreeMap<&'static str, u64>) -> String {
+    if counts.is_empty() {
+        return String::from("none");
+    }
+    let parts: Vec<_> = counts
+        .iter()
+        .map(|(name, n)| format!("{n} {name}"))
+        .collect();
+    parts.join(", ")
+}
+
+fn print(out: &mut impl Write, widths: &[usize; COLUMNS], row: &[&str; COLUMNS]) -> io::Result<()> {
+    let mut line = String::new();
+    for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
+        if NUMBERS.contains(&at) {
+            let _ = write!(line, "{cell:>width$}  ");
+        } else {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+    }
+    writeln!(out, "{}", line.trim_end())
+}

@@ -1,0 +1,326 @@
+//! Events as text for eyes: one line each, aligned, coloured by opcode.
+//!
+//! ```text
+//! 14:03:22.123456  127.0.0.1:40312 -- 127.0.0.1:8080 handshake    accepted 101 GET /chat  host ...
+//! 14:03:22.124001  127.0.0.1:40312 -> 127.0.0.1:8080 text             12 B
+//! 14:03:22.124310  127.0.0.1:40312 <- 127.0.0.1:8080 close             5 B  1001 Going Away "bye"
+//! ```
+//!
+//! The client is always on the left; the arrow shows who sent. Times are UTC. What came from the
+//! network is escaped and cut (see [`escape`]), so that a line is a line and a terminal is safe.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+use anstyle::{AnsiColor, Style};
+
+use super::{
+    InterfaceNames, Sink, close_code, escape,
+    unit::{Bytes, Counted, Time},
+};
+use crate::proto::{
+    event::{
+        Close, CloseKind, Connection, Event, EventKind, Frame, Gap, Handshake, Message, Outcome,
+        Preview, Violation,
+    },
+    flow::Direction,
+    frame::{CloseCode, Opcode},
+    time::Timestamp,
+};
+
+/// Characters of a single value from the network (a path, a reason) that are shown.
+const MAX_VALUE: usize = 256;
+
+/// Width of the column that says what it is: `continuation`.
+const WHAT_WIDTH: usize = 12;
+
+/// Prints every event but progress.
+pub struct Text<W> {
+    out: W,
+    interfaces: InterfaceNames,
+    colored: bool,
+    line: String,
+    /// Widest client and server so far: the columns grow, and do not shrink.
+    widths: [usize; 2],
+}
+
+impl<W: Write> Text<W> {
+    /// Prints to `out`, which should be buffered; in colour if `colored`.
+    pub fn new(out: W, interfaces: InterfaceNames, colored: bool) -> Self {
+        Self {
+            out,
+            interfaces,
+            colored,
+            line: String::new(),
+            widths: [15, 14],
+        }
+    }
+
+    fn start(&mut self, ts: Timestamp, connection: &Connection, direction: Option<Direction>) {
+        let day = ts.0 / 1000 % 86_400_000_000;
+        let (seconds, micros) = (day / 1_000_000, day % 1_000_000);
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let arrow = match direction {
+            Some(Direction::ClientToServer) => "->",
+            Some(Direction::ServerToClient) => "<-",
+            None => "--",
+        };
+        let (client, server) = (connection.client.to_string(), connection.server.to_string());
+        self.widths = [
+            self.widths[0].max(client.len()),
+            self.widths[1].max(server.len()),
+        ];
+        let [left, right] = self.widths;
+        let time = format!("{hours:02}:{minutes:02}:{seconds:02}.{micros:06}");
+        self.line.clear();
+        self.styled(Style::new().dimmed(), &time);
+        let _ = write!(self.line, "  {client:>left$} {arrow} {server:<right$} ");
+    }
+
+    fn styled(&mut self, style: Style, text: &str) {
+        if self.colored {
+            let _ = write!(self.line, "{style}{text}{style:#}");
+        } else {
+            self.line.push_str(text);
+        }
+    }
+
+    /// The column that says what it is, and of how many bytes.
+    fn what(&mut self, style: Style, what: &str, bytes: Option<u64>) {
+        let padded = format!("{what:<WHAT_WIDTH$}");
+        self.styled(style, &padded);
+        if let Some(bytes) = bytes {
+            let _ = write!(self.line, " {:>8}", Bytes(bytes));
+        } else {
+            self.line.push(' ');
+        }
+    }
+
+    /// A named value from the network, where it is known.
+    fn value(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            let _ = write!(self.line, "  {name} ");
+            escape::text(&mut self.line, value, MAX_VALUE);
+        }
+    }
+
+    fn code(&mut self, code: Option<CloseCode>, reason: &str) {
+        if let Some(code) = code {
+            let _ = write!(self.line, "  {} {}", code.0, close_code::name(code));
+        }
+        if !reason.is_empty() {
+            self.line.push(' ');
+            escape::quoted(&mut self.line, reason, MAX_VALUE);
+        }
+    }
+
+    fn handshake(&mut self, connection: &Connection, handshake: &Handshake) {
+        self.what(Style::new().bold(), "handshake", None);
+        let style = match connection.outcome {
+            Outcome::Accepted => color(AnsiColor::Green),
+            Outcome::Midstream => Style::new(),
+            Outcome::Invalid | Outcome::Rejected | Outcome::Unanswered => color(AnsiColor::Red),
+        };
+        self.styled(style, connection.outcome.as_str());
+        if let Some(status) = handshake.status {
+            let _ = write!(self.line, " {status}");
+        }
+        for part in [&handshake.method, &connection.path].into_iter().flatten() {
+            self.line.push(' ');
+            escape::text(&mut self.line, part, MAX_VALUE);
+        }
+        self.value("host", connection.host.as_deref());
+        self.value("subprotocol", connection.subprotocol.as_deref());
+        self.value("extensions", handshake.extensions.as_deref());
+        self.value("origin", handshake.origin.as_deref());
+        if let Some(latency) = handshake.latency {
+            let _ = write!(self.line, "  in {}", Time(latency));
+        }
+        if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
+            self.value("on", Some(&name));
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        self.what(
+            opcode_style(frame.opcode),
+            frame.opcode.as_str(),
+            Some(frame.len),
+        );
+        let mut flags = String::new();
+        if !frame.fin {
+            flags.push_str(" !fin");
+        }
+        for (bit, name) in [(4, " rsv1"), (2, " rsv2"), (1, " rsv3")] {
+            if frame.rsv & bit != 0 {
+                flags.push_str(name);
+            }
+        }
+        match (frame.direction, frame.mask) {
+            (Direction::ClientToServer, None) => flags.push_str(" unmasked"),
+            (Direction::ServerToClient, Some(_)) => flags.push_str(" masked"),
+            _ => {}
+        }
+        if !flags.is_empty() {
+            self.line.push(' ');
+            self.styled(color(AnsiColor::Yellow), &flags);
+        }
+        if let Some(close) = &frame.close {
+            self.code(close.code, &close.reason);
+        }
+        if let Some(rtt) = frame.rtt {
+            let _ = write!(self.line, "  round trip {}", Time(rtt));
+        }
+        // What a close frame holds has been shown.
+        if let Some(preview) = &frame.payload
+            && !preview.bytes.is_empty()
+            && frame
+                .close
+                .as_ref()
+                .is_none_or(|close| close.code.is_none())
+        {
+            self.payload(frame, preview);
+        }
+    }
+
+    fn payload(&mut self, frame: &Frame, preview: &Preview) {
+        self.line.push_str("  ");
+        let compressed = frame.rsv & 4 != 0;
+        let is_text = frame.opcode == Opcode::Text || looks_like_text(preview);
+        if is_text && !compressed {
+            escape::bytes_quoted(
+                &mut self.line,
+                &preview.bytes,
+                usize::MAX,
+                preview.truncated,
+            );
+        } else {
+            escape::hex(
+                &mut self.line,
+                &preview.bytes,
+                usize::MAX,
+                preview.truncated,
+            );
+        }
+    }
+
+    fn message(&mut self, message: &Message) {
+        self.what(opcode_style(message.opcode), "message", Some(message.len));
+        let (what, frames) = (message.opcode.as_str(), Counted(message.frames, "frame"));
+        let _ = write!(self.line, "  {what} in {frames}");
+        if message.compressed {
+            self.line.push_str(", compressed");
+        }
+        if let Some(len) = message.inflated_len {
+            let _ = write!(self.line, ", {} inflated", Bytes(len));
+        }
+    }
+
+    fn close(&mut self, close: &Close) {
+        let style = match close.kind {
+            CloseKind::Clean => color(AnsiColor::Magenta),
+            CloseKind::Eof | CloseKind::Evicted => Style::new(),
+            CloseKind::Half | CloseKind::Rst | CloseKind::Fin | CloseKind::Idle => {
+                color(AnsiColor::Red)
+            }
+        };
+        self.what(Style::new().bold(), "closed", None);
+        self.styled(style, close.kind.as_str());
+        if let Some(initiator) = close.initiator {
+            let _ = write!(self.line, " by {}", initiator.as_str());
+        }
+        self.code(close.code, close.reason.as_deref().unwrap_or_default());
+        let _ = write!(self.line, "  after {}", Time(close.duration));
+        if let Some(silence) = close.silence {
+            let _ = write!(self.line, ", silent for {}", Time(silence));
+        }
+        for (arrow, direction) in ["->", "<-"].into_iter().zip(Direction::BOTH) {
+            let (frames, bytes) = (close.frames[direction], close.bytes[direction]);
+            let frames = Counted(frames.total(), "frame");
+            let _ = write!(self.line, "  {arrow} {frames} {}", Bytes(bytes.total()));
+        }
+    }
+
+    fn violation(&mut self, violation: &Violation) {
+        self.what(color(AnsiColor::Red).bold(), "violation", None);
+        self.line.push_str(violation.rule.as_str());
+        if !violation.detail.is_empty() {
+            self.line.push_str(": ");
+            escape::text(&mut self.line, &violation.detail, MAX_VALUE);
+        }
+        if violation.count > 1 {
+            let _ = write!(self.line, " ({} times so far)", violation.count);
+        }
+    }
+
+    fn gap(&mut self, gap: &Gap) {
+        self.what(color(AnsiColor::Yellow).bold(), "gap", Some(gap.bytes));
+        self.line.push_str(if gap.resynced {
+            "  missing; frames recognised again"
+        } else {
+            "  missing; out of sync"
+        });
+    }
+}
+
+impl<W: Write> Sink for Text<W> {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        let direction = match &event.kind {
+            EventKind::Frame(frame) => Some(frame.direction),
+            EventKind::Message(message) => Some(message.direction),
+            EventKind::Violation(violation) => Some(violation.direction),
+            EventKind::Gap(gap) => Some(gap.direction),
+            EventKind::Handshake(_) | EventKind::Close(_) => None,
+            EventKind::Progress(_) => return Ok(()),
+        };
+        self.start(event.ts, &event.connection, direction);
+        match &event.kind {
+            EventKind::Handshake(handshake) => self.handshake(&event.connection, handshake),
+            EventKind::Frame(frame) => self.frame(frame),
+            EventKind::Message(message) => self.message(message),
+            EventKind::Close(close) => self.close(close),
+            EventKind::Violation(violation) => self.violation(violation),
+            EventKind::Gap(gap) => self.gap(gap),
+            EventKind::Progress(_) => {}
+        }
+        self.line.push('\n');
+        self.out.write_all(self.line.as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn color(color: AnsiColor) -> Style {
+    Style::new().fg_color(Some(color.into()))
+}
+
+fn opcode_style(opcode: Opcode) -> Style {
+    match opcode {
+        Opcode::Text => color(AnsiColor::Green),
+        Opcode::Binary => color(AnsiColor::Blue),
+        Opcode::Continuation => color(AnsiColor::Cyan),
+        Opcode::Ping | Opcode::Pong => color(AnsiColor::BrightBlack),
+        Opcode::Close => color(AnsiColor::Magenta),
+        Opcode::Reserved(_) => color(AnsiColor::Red),
+    }
+}
+
+/// Whether it is UTF-8 without control characters other than white space, as far as it goes.
+fn looks_like_text(preview: &Preview) -> bool {
+    let text = match std::str::from_utf8(&preview.bytes) {
+        Ok(text) => text,
+        Err(error) if preview.truncated && error.error_len().is_none() => {
+            let valid = preview.bytes.get(..error.valid_up_to());
+            valid
+                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+                .unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    text.chars()
+        .all(|c| matches!(c, '\t' | '\n' | '\r') || !c.is_control())
+}
