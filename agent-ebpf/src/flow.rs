@@ -83,7 +83,7 @@ impl Decision {
 /// Decides about a segment.
 #[inline(always)]
 pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
-    if let Some(state) = FLOWS.get_ptr_mut(&passage.key) {
+    if let Some(state) = FLOWS.get_ptr_mut(passage.key) {
         // SAFETY: the element of a deleted entry may be used again for another flow while this
         // program holds it; what is written to it then moves that flow's account by a segment.
         let state = unsafe { &mut *state };
@@ -93,9 +93,9 @@ pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
         if !reopened {
             return followed(passage, state);
         }
-        let _ = FLOWS.remove(&passage.key);
+        let _ = FLOWS.remove(passage.key);
     }
-    let Some(state) = CANDIDATES.get_ptr_mut(&passage.key) else {
+    let Some(state) = CANDIDATES.get_ptr_mut(passage.key) else {
         return enter(ctx, passage);
     };
     // SAFETY: as above; a candidate that is spoilt so is decided anew.
@@ -188,7 +188,7 @@ fn enter(ctx: &TcContext, passage: &Passage) -> Decision {
     // Decided first and entered then: another CPU may do the same with another segment of the
     // flow, and the first of them wins.
     let decision = candidate(ctx, passage, &mut state);
-    let _ = CANDIDATES.insert(&passage.key, state, BPF_NOEXIST.into());
+    let _ = CANDIDATES.insert(passage.key, state, BPF_NOEXIST.into());
     decision
 }
 
@@ -325,7 +325,7 @@ fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
 /// Applies the agent's verdict, where there is one.
 #[inline(always)]
 fn obey(passage: &Passage, state: &mut FlowState) {
-    let Some(verdict) = VERDICTS.get_ptr(&passage.key) else {
+    let Some(verdict) = VERDICTS.get_ptr(passage.key) else {
         return;
     };
     // SAFETY: as in `decide`; a verdict is void unless its epoch is right.
@@ -339,7 +339,7 @@ fn obey(passage: &Passage, state: &mut FlowState) {
         // Said once: the next attempt is decided anew.
         Verdict::REJECTED => {
             state.stage = stage::HTTP;
-            let _ = VERDICTS.remove(&passage.key);
+            let _ = VERDICTS.remove(passage.key);
         }
         _ => {}
     }
@@ -352,7 +352,7 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     let account = account(passage, state);
     let now = now();
     state.last_seen = now;
-    if FLOWS.insert(&passage.key, *state, BPF_ANY.into()).is_err() {
+    if FLOWS.insert(passage.key, *state, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
         state.stage = stage::IGNORED;
         warn!(ctx, "the map of flows is full: a WebSocket is not followed");

@@ -4,6 +4,7 @@
 //! the verdict is the one that lets the packet go on to whatever else is attached.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod bound;

@@ -47,7 +47,7 @@ pub fn beginning(bytes: &[u8; PEEK], len: u32) -> Beginning {
         }
         _ => {}
     }
-    if word >> 16 == 0x0d0a && matches!(bytes[2], b'A'..=b'Z') {
+    if word >> 16 == 0x0d0a && bytes[2].is_ascii_uppercase() {
         return Beginning::Request;
     }
     // A request cut off after one, two or three bytes.
