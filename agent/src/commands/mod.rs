@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod completions;
+pub mod live;
 pub mod man;
 pub mod read;
 pub mod run;
