@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use log::LevelFilter;
 use wstap::{
     cli::{self, Cli},
     commands,
@@ -12,7 +13,10 @@ use wstap::{
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     env_logger::Builder::new()
-        .filter_level(cli.command.log_level())
+        // The libraries below, the loader above all, have much to say to their own authors. The
+        // kernel program logs as `wstap_ebpf`.
+        .filter_level(LevelFilter::Warn)
+        .filter_module("wstap", cli.command.log_level())
         .format_target(false)
         .init();
     match commands::run(cli) {
