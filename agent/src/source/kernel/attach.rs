@@ -147,7 +147,7 @@ impl Attacher {
         log: Option<EbpfLogger<&'static dyn log::Log>>,
         selection: InterfaceSelection,
     ) -> Result<Self, KernelError> {
-        let netlink = |doing| move |source| KernelError::Netlink { doing, source };
+        let netlink = |doing| move |cause| KernelError::Netlink { doing, cause };
         let mut attacher = Self {
             interfaces: BTreeMap::new(),
             ebpf,
@@ -205,9 +205,9 @@ impl Attacher {
     ///
     /// Changes can no longer be followed.
     pub fn watch(mut self, stop: &UnixStream) -> Result<(), KernelError> {
-        let netlink = |source| KernelError::Netlink {
+        let netlink = |cause| KernelError::Netlink {
             doing: "watching the interfaces",
-            source,
+            cause,
         };
         let mut next_beat = Instant::now();
         loop {
@@ -261,9 +261,9 @@ impl Attacher {
         let links = self
             .netlink
             .links()
-            .map_err(|source| KernelError::Netlink {
+            .map_err(|cause| KernelError::Netlink {
                 doing: "listing the interfaces",
-                source,
+                cause,
             })?;
         let there: HashSet<_> = links.iter().map(|link| link.index).collect();
         let known = self.interfaces.keys().chain(self.refused.keys());

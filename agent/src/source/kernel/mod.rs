@@ -37,7 +37,8 @@ pub enum Wake {
     Batch,
 }
 
-/// Why there is nothing to read from the kernel.
+/// Why there is nothing to read from the kernel. The messages say what their causes say, so that
+/// what to do can follow; so these are not given as sources once more.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The object is a stub.
@@ -48,49 +49,49 @@ pub enum KernelError {
     Stub,
     /// The kernel would refuse, and why is known.
     #[error("loading the eBPF program: {0}")]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// The object could not be loaded, maps and all.
     #[error("loading the eBPF program: {}", one_line(.0))]
-    Load(#[source] Box<EbpfError>),
+    Load(Box<EbpfError>),
     /// A map could not be created.
-    #[error("creating the eBPF map {name}: {source}; {}", map_remedy(.source))]
+    #[error("creating the eBPF map {name}: {cause}; {}", map_remedy(.cause))]
     CreateMap {
         /// Which.
         name: String,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The verifier refused a program.
     #[error(
-        "loading the eBPF program {name}: {source}: {reason}; `wstap check` tells what this kernel \
+        "loading the eBPF program {name}: {cause}: {reason}; `wstap check` tells what this kernel \
          lacks, `-vv` shows the verifier's log"
     )]
     Verifier {
         /// Which.
         name: &'static str,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
         /// The verifier's last word.
         reason: String,
     },
     /// A program of the object could not be loaded for another reason.
-    #[error("loading the eBPF program {name}: {}", one_line(.source))]
+    #[error("loading the eBPF program {name}: {}", one_line(.cause))]
     Program {
         /// Which.
         name: &'static str,
         /// Why.
-        source: Box<ProgramError>,
+        cause: Box<ProgramError>,
     },
     /// The object lacks something that this agent needs.
     #[error("the eBPF program has no {0}: it was built for another wstap; build again")]
     Mismatch(&'static str),
     /// A map could not be read or written.
-    #[error("using the eBPF map {name}: {}", one_line(.source))]
+    #[error("using the eBPF map {name}: {}", one_line(.cause))]
     Map {
         /// Which.
         name: &'static str,
         /// Why.
-        source: MapError,
+        cause: MapError,
     },
     /// TCX was asked for, and the kernel has none.
     #[error(
@@ -106,13 +107,19 @@ pub enum KernelError {
         reason: String,
     },
     /// Interfaces could not be listed or watched.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Netlink {
         /// What was tried.
         doing: &'static str,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
+}
+
+impl From<Refusal> for KernelError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// Loads the program and attaches it to the interfaces that are wanted and there. Further ones are
@@ -141,6 +148,16 @@ pub fn open(
         Reader::new(ring, flows, verdicts),
         Counters::new(counters),
     ))
+}
+
+/// Loads the program and lets go of it.
+///
+/// # Errors
+///
+/// [`KernelError`]: those of [`open`] that do not concern interfaces.
+pub fn trial(config: &CaptureConfig) -> Result<(), KernelError> {
+    let method = attach::choose(config.attach)?;
+    program::load(config, Wake::Batch, method).map(drop)
 }
 
 /// An error and its sources on one line.

@@ -138,7 +138,7 @@ pub(super) fn load(
 
 /// Says that an operation on a map failed.
 pub(super) fn in_map(name: &'static str) -> impl FnOnce(MapError) -> KernelError {
-    move |source| KernelError::Map { name, source }
+    move |cause| KernelError::Map { name, cause }
 }
 
 fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
@@ -179,7 +179,7 @@ fn load_error(error: EbpfError) -> KernelError {
                 Some(libc::EPERM) if !memlock => blame(&io_error),
                 _ => KernelError::CreateMap {
                     name,
-                    source: io_error,
+                    cause: io_error,
                 },
             }
         }
@@ -200,13 +200,13 @@ fn program_error(name: &'static str, error: ProgramError) -> KernelError {
             log::debug!("the verifier on {name}:\n{log}");
             KernelError::Verifier {
                 name,
-                source: io_error,
+                cause: io_error,
                 reason: last_word(&log),
             }
         }
         error => KernelError::Program {
             name,
-            source: Box::new(error),
+            cause: Box::new(error),
         },
     }
 }

@@ -58,9 +58,9 @@ pub enum Refusal {
         "missing {} {}; run as root, or grant {}: `setcap {}+ep` on the binary, or \
          `capabilities.add` of the container",
         if .0.len() == 1 { "capability" } else { "capabilities" },
-        list(.0, " and "),
+        enumerate(.0),
         if .0.len() == 1 { "it" } else { "them" },
-        list(.0, ",").to_lowercase()
+        .0.join(",").to_lowercase()
     )]
     Capabilities(Vec<&'static str>),
     /// They are there, but count only inside a user namespace.
@@ -96,8 +96,12 @@ pub enum Refusal {
     },
 }
 
-fn list(names: &[&str], separator: &str) -> String {
-    names.join(separator)
+fn enumerate(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [name] => (*name).to_owned(),
+        [names @ .., last] => format!("{} and {last}", names.join(", ")),
+    }
 }
 
 /// What the kernel says of this process.
