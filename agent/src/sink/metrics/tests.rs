@@ -295,10 +295,26 @@ fn events_are_counted_where_they_belong() {
     let to_server = "direction=\"client_to_server\"";
     let to_client = "direction=\"server_to_client\"";
     for (name, labels, expected) in [
-        ("websocket_handshakes_total", vec!["outcome=\"accepted\",status=\"101\""], 1.0),
-        ("websocket_handshakes_total", vec!["outcome=\"rejected\",status=\"426\""], 1.0),
-        ("websocket_handshakes_total", vec!["path=\"\"", "outcome=\"midstream\",status=\"\""], 1.0),
-        ("websocket_handshake_duration_seconds_count", vec![chat], 2.0),
+        (
+            "websocket_handshakes_total",
+            vec!["outcome=\"accepted\",status=\"101\""],
+            1.0,
+        ),
+        (
+            "websocket_handshakes_total",
+            vec!["outcome=\"rejected\",status=\"426\""],
+            1.0,
+        ),
+        (
+            "websocket_handshakes_total",
+            vec!["path=\"\"", "outcome=\"midstream\",status=\"\""],
+            1.0,
+        ),
+        (
+            "websocket_handshake_duration_seconds_count",
+            vec![chat],
+            2.0,
+        ),
         ("websocket_connections_active", vec![chat], 0.0),
         ("websocket_connections_active", vec!["path=\"\""], 1.0),
         (
@@ -306,11 +322,31 @@ fn events_are_counted_where_they_belong() {
             vec![chat, "kind=\"half\",code=\"1001\",initiator=\"server\""],
             1.0,
         ),
-        ("websocket_connection_duration_seconds_bucket", vec![chat, "le=\"60\""], 0.0),
-        ("websocket_connection_duration_seconds_bucket", vec![chat, "le=\"120\""], 1.0),
-        ("websocket_frames_total", vec![chat, to_server, "opcode=\"text\""], 1.0),
-        ("websocket_frames_total", vec![chat, to_client, "opcode=\"reserved\""], 1.0),
-        ("websocket_frame_payload_bytes_total", vec![chat, to_server, "opcode=\"text\""], 5.0),
+        (
+            "websocket_connection_duration_seconds_bucket",
+            vec![chat, "le=\"60\""],
+            0.0,
+        ),
+        (
+            "websocket_connection_duration_seconds_bucket",
+            vec![chat, "le=\"120\""],
+            1.0,
+        ),
+        (
+            "websocket_frames_total",
+            vec![chat, to_server, "opcode=\"text\""],
+            1.0,
+        ),
+        (
+            "websocket_frames_total",
+            vec![chat, to_client, "opcode=\"reserved\""],
+            1.0,
+        ),
+        (
+            "websocket_frame_payload_bytes_total",
+            vec![chat, to_server, "opcode=\"text\""],
+            5.0,
+        ),
         ("websocket_frame_size_bytes_sum", vec![chat, to_server], 5.0),
         ("websocket_frame_size_bytes_count", vec![chat], 1.0),
         (
@@ -318,18 +354,58 @@ fn events_are_counted_where_they_belong() {
             vec![chat, to_server, "type=\"text\",compressed=\"true\""],
             1.0,
         ),
-        ("websocket_message_size_bytes_sum", vec![chat, to_server], 5.0),
-        ("websocket_ping_rtt_seconds_sum", vec![chat, to_server], 0.0003),
-        ("websocket_unanswered_pings_total", vec![chat, to_server], 2.0),
-        ("websocket_protocol_violations_total", vec![chat, to_client, "rule=\"reserved_bits\""], 1.0),
-        ("websocket_connection_frames_total", vec!["\"c0\"", "opcode=\"pong\""], 1.0),
-        ("websocket_connection_payload_bytes_total", vec!["\"c0\"", to_server], 5.0),
-        ("websocket_connection_last_frame_size_bytes", vec!["\"c0\"", to_server], 5.0),
-        ("websocket_connection_opened_timestamp_seconds", vec!["\"c0\""], 1.0),
-        ("websocket_connection_close_code", vec!["\"c0\"", "initiator=\"server\""], 1001.0),
+        (
+            "websocket_message_size_bytes_sum",
+            vec![chat, to_server],
+            5.0,
+        ),
+        (
+            "websocket_ping_rtt_seconds_sum",
+            vec![chat, to_server],
+            0.0003,
+        ),
+        (
+            "websocket_unanswered_pings_total",
+            vec![chat, to_server],
+            2.0,
+        ),
+        (
+            "websocket_protocol_violations_total",
+            vec![chat, to_client, "rule=\"reserved_bits\""],
+            1.0,
+        ),
+        (
+            "websocket_connection_frames_total",
+            vec!["\"c0\"", "opcode=\"pong\""],
+            1.0,
+        ),
+        (
+            "websocket_connection_payload_bytes_total",
+            vec!["\"c0\"", to_server],
+            5.0,
+        ),
+        (
+            "websocket_connection_last_frame_size_bytes",
+            vec!["\"c0\"", to_server],
+            5.0,
+        ),
+        (
+            "websocket_connection_opened_timestamp_seconds",
+            vec!["\"c0\""],
+            1.0,
+        ),
+        (
+            "websocket_connection_close_code",
+            vec!["\"c0\"", "initiator=\"server\""],
+            1001.0,
+        ),
         ("wstap_interfaces_attached", vec![], 3.0),
     ] {
-        assert_eq!(value(&text, name, &labels), Some(expected), "{name} {labels:?}");
+        assert_eq!(
+            value(&text, name, &labels),
+            Some(expected),
+            "{name} {labels:?}"
+        );
     }
 }
 
@@ -352,7 +428,11 @@ fn the_gauge_is_never_negative_and_right_after_strays() {
     let metrics = Metrics::new(&MetricsConfig::default());
     let conn = open(1);
     let active = |metrics: &Metrics| {
-        value(&metrics.expose(seconds(2)), "websocket_connections_active", &[])
+        value(
+            &metrics.expose(seconds(2)),
+            "websocket_connections_active",
+            &[],
+        )
     };
     metrics.observe(&event(&conn, text_frame()));
     metrics.observe(&event(&conn, clean_close()));
@@ -365,7 +445,10 @@ fn the_gauge_is_never_negative_and_right_after_strays() {
         assert_eq!(active(&metrics), Some(0.0));
     }
     let text = metrics.expose(seconds(2));
-    assert_eq!(value(&text, "websocket_connections_closed_total", &[]), Some(4.0));
+    assert_eq!(
+        value(&text, "websocket_connections_closed_total", &[]),
+        Some(4.0)
+    );
 }
 
 #[test]
@@ -380,9 +463,15 @@ fn endpoints_are_bounded_and_the_rest_is_other() {
     let text = metrics.expose(seconds(3));
     assert_eq!(series_of(&text, "websocket_connections_active"), 11);
     let other = ["server=\"other\",path=\"other\",side=\"unknown\""];
-    assert_eq!(value(&text, "websocket_frames_total", &other), Some(99_990.0));
+    assert_eq!(
+        value(&text, "websocket_frames_total", &other),
+        Some(99_990.0)
+    );
     let limit = ["limit=\"endpoints\""];
-    assert_eq!(value(&text, "wstap_limit_exceeded_total", &limit), Some(99_990.0));
+    assert_eq!(
+        value(&text, "wstap_limit_exceeded_total", &limit),
+        Some(99_990.0)
+    );
     assert!(text.len() < 60_000);
 }
 
@@ -415,11 +504,18 @@ fn refused_attempts_do_not_push_out_what_works() {
         ]
     );
     // Nothing that was counted got lost on the way.
-    for name in ["websocket_handshakes_total", "websocket_protocol_violations_total"] {
+    for name in [
+        "websocket_handshakes_total",
+        "websocket_protocol_violations_total",
+    ] {
         let labels: &[&str] = &["path=\"other\""];
         let rule = "rule=\"missing_key\"";
         let status = "status=\"404\"";
-        let own = if name.contains("violations") { rule } else { status };
+        let own = if name.contains("violations") {
+            rule
+        } else {
+            status
+        };
         assert_eq!(value(&text, name, &[labels, &[own]].concat()), Some(1000.0));
     }
 }
@@ -436,7 +532,13 @@ fn close_codes_are_bounded() {
     let text = metrics.expose(seconds(3));
     let codes = series_of(&text, "websocket_connections_closed_total");
     assert_eq!(codes, MAX_CLOSE_CODES + 2);
-    assert!(value(&text, "wstap_limit_exceeded_total", &["limit=\"close_codes\""]) > Some(0.0));
+    assert!(
+        value(
+            &text,
+            "wstap_limit_exceeded_total",
+            &["limit=\"close_codes\""]
+        ) > Some(0.0)
+    );
 }
 
 #[test]
@@ -475,12 +577,18 @@ fn the_busiest_have_series_with_all_their_counts() {
     let text = metrics.expose(seconds(2));
     assert_eq!(value(&text, frames, &["\"c3\""]), Some(128.0));
     let limit = ["limit=\"connection_series\""];
-    assert_eq!(value(&text, "wstap_limit_exceeded_total", &limit), Some(2.0));
+    assert_eq!(
+        value(&text, "wstap_limit_exceeded_total", &limit),
+        Some(2.0)
+    );
     // A free place goes to the next that has something to say.
     metrics.observe(&event(&open(0), clean_close()));
     send(1, 1);
     assert_eq!(shown(), ["c0", "c1", "c3"]);
-    assert_eq!(value(&metrics.expose(seconds(2)), frames, &["\"c1\""]), Some(11.0));
+    assert_eq!(
+        value(&metrics.expose(seconds(2)), frames, &["\"c1\""]),
+        Some(11.0)
+    );
 }
 
 #[test]
@@ -510,7 +618,10 @@ fn lingering_series_are_bounded() {
     let text = metrics.expose(seconds(3));
     assert_eq!(series_of(&text, "websocket_connection_close_code"), 5);
     let limit = ["limit=\"lingering_series\""];
-    assert_eq!(value(&text, "wstap_limit_exceeded_total", &limit), Some(995.0));
+    assert_eq!(
+        value(&text, "wstap_limit_exceeded_total", &limit),
+        Some(995.0)
+    );
 }
 
 #[test]
@@ -520,7 +631,10 @@ fn no_series_where_none_are_wanted() {
     let text = metrics.expose(seconds(3));
     assert!(!text.contains("websocket_connection_frames_total"));
     let limit = ["limit=\"connection_series\""];
-    assert_eq!(value(&text, "wstap_limit_exceeded_total", &limit), Some(0.0));
+    assert_eq!(
+        value(&text, "wstap_limit_exceeded_total", &limit),
+        Some(0.0)
+    );
 }
 
 #[test]
@@ -564,7 +678,11 @@ fn the_agents_metrics_are_there_from_the_start() {
     }
     assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 11);
     assert_eq!(
-        value(&text, "wstap_unreadable_connections_total", &["reason=\"tls\""]),
+        value(
+            &text,
+            "wstap_unreadable_connections_total",
+            &["reason=\"tls\""]
+        ),
         Some(0.0)
     );
 }
@@ -629,7 +747,8 @@ fn live_connections_are_listed_as_json() {
     let part = progress(ClientToServer, Opcode::Text, 5, Some(5));
     metrics.observe(&event(&open(7), part));
     metrics.observe(&event(&open(8), clean_close()));
-    let json: serde_json::Value = serde_json::from_str(&metrics.connections_json(seconds(4))).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&metrics.connections_json(seconds(4))).unwrap();
     let list = json.as_array().unwrap();
     assert_eq!(list.len(), 599);
     assert_eq!(
@@ -725,9 +844,16 @@ fn documentation_and_code_name_the_same_metrics() {
 fn documentation_gives_kind_labels_and_a_query() {
     for metric in names::ALL {
         let section = documented()[metric.name];
-        let facts = section.lines().find(|line| !line.is_empty()).unwrap_or_default();
+        let facts = section
+            .lines()
+            .find(|line| !line.is_empty())
+            .unwrap_or_default();
         let kind = metric.kind.as_str();
-        assert!(facts.to_lowercase().starts_with(kind), "{}: {facts}", metric.name);
+        assert!(
+            facts.to_lowercase().starts_with(kind),
+            "{}: {facts}",
+            metric.name
+        );
         let labels: Vec<&str> = facts.split('`').skip(1).step_by(2).collect();
         assert_eq!(labels, metric.labels, "{}", metric.name);
         let query = section.split("```promql").nth(1).unwrap_or_default();
@@ -740,12 +866,19 @@ fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
     let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
     let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
-    let kernel = Counter::ALL.iter().filter_map(|counter| match counter.group() {
-        wstap_common::counter::Group::Packets => Some((names::KERNEL_PACKETS.name, counter.label())),
-        wstap_common::counter::Group::Lost => Some((names::SAMPLES_LOST.name, counter.label())),
-        wstap_common::counter::Group::Total => None,
-    });
+    let kernel = Counter::ALL
+        .iter()
+        .filter_map(|counter| match counter.group() {
+            wstap_common::counter::Group::Packets => {
+                Some((names::KERNEL_PACKETS.name, counter.label()))
+            }
+            wstap_common::counter::Group::Lost => Some((names::SAMPLES_LOST.name, counter.label())),
+            wstap_common::counter::Group::Total => None,
+        });
     for (name, label) in limits.into_iter().chain(kernel) {
-        assert!(documented[name].contains(&format!("`{label}`")), "{name}: {label}");
+        assert!(
+            documented[name].contains(&format!("`{label}`")),
+            "{name}: {label}"
+        );
     }
 }
