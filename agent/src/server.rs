@@ -2,7 +2,7 @@
 //! links to them.
 //!
 //! It only reads. Whoever connects is not trusted: connections are few, and each has to get on with
-//! it (see [`connection`]).
+//! it (see `connection.rs`).
 
 use std::{
     future::Future,
