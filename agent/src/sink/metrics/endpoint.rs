@@ -5,12 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{
-    exposition,
-    names::Scope,
-    path::PathLabel,
-    tally::Tally,
-};
+use super::{exposition, names::Scope, path::PathLabel, tally::Tally};
 use crate::proto::event::Connection;
 
 /// What stands in every label but `side` for the endpoints beyond the bound.

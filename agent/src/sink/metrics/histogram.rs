@@ -2,14 +2,23 @@
 
 /// Powers of four from 16 B to 16 MiB.
 pub(super) const SIZES: &[f64] = &[
-    16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0,
+    16.0,
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
     16_777_216.0,
 ];
 
 /// Of handshakes and pings: from within a host to a client that has all but given up.
 pub(super) const LATENCIES: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
-    2.5, 5.0, 10.0,
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
 ];
 
 /// Of connections: 100 ms to a day, with the time-outs that proxies like in between.
@@ -96,7 +105,10 @@ mod tests {
             assert!(bounds.is_sorted());
         }
         assert!(SIZES.windows(2).all(|pair| pair[1] == pair[0] * 4.0));
-        assert_eq!((SIZES.first(), SIZES.last()), (Some(&16.0), Some(&f64::from(16 << 20))));
+        assert_eq!(
+            (SIZES.first(), SIZES.last()),
+            (Some(&16.0), Some(&f64::from(16 << 20)))
+        );
         assert_eq!(LIFETIMES.first(), Some(&0.1));
         assert_eq!(LIFETIMES.last(), Some(&86_400.0));
     }

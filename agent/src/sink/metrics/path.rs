@@ -121,10 +121,7 @@ mod tests {
             ("/facade/decade", "/facade/decade"),
             ("/defaced0/x", "/{id}/x"),
             ("/deadbeefdeadbeef", "/{id}"),
-            (
-                "/u/123e4567-e89b-12d3-a456-426614174000/ws",
-                "/u/{id}/ws",
-            ),
+            ("/u/123e4567-e89b-12d3-a456-426614174000/ws", "/u/{id}/ws"),
             (
                 "/u/123e4567-e89b-12d3-a456-42661417400g/ws",
                 "/u/123e4567-e89b-12d3-a456-42661417400g/ws",

@@ -224,7 +224,10 @@ impl Series {
 
     /// Copies of all connections that have series, oldest first.
     pub(super) fn snapshot(&self, connections: &Connections) -> Vec<Live> {
-        let live = self.ranking.iter().filter_map(|(_, id)| connections.get(id));
+        let live = self
+            .ranking
+            .iter()
+            .filter_map(|(_, id)| connections.get(id));
         let ended = self.ended.iter().map(|(_, live)| live);
         let mut all: Vec<Live> = live.chain(ended).cloned().collect();
         all.sort_by_key(|live| live.connection.id);
