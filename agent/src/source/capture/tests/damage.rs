@@ -65,19 +65,25 @@ fn a_pcapng_file_may_be_cut_anywhere() {
     }
 }
 
+/// Payloads that do not compress well.
+fn noise() -> Vec<Vec<u8>> {
+    let mut state = 1_u32;
+    let mut byte = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..2_000)
+        .map(|_| (0..64).map(|_| byte()).collect())
+        .collect()
+}
+
 #[test]
 fn cut_gzip_gives_what_came_before() {
-    let payloads: Vec<Vec<u8>> = (0..200_u32)
-        .map(|i| {
-            (0..64_u32)
-                .map(|j| (i * i * 31 + j * j * 17 + i * j) as u8)
-                .collect()
-        })
-        .collect();
+    let payloads = noise();
     let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
     let compressed = gzip(&pcap(&payloads));
     let mut most = 0;
-    for cut in (10..compressed.len()).step_by(97) {
+    for cut in (10..compressed.len()).step_by(4_999) {
         let (all, result) = read(&compressed[..cut]);
         assert!(
             matches!(result, Err(CaptureError::Truncated { .. })),
@@ -86,10 +92,10 @@ fn cut_gzip_gives_what_came_before() {
         assert!(all.len() >= most, "{cut}");
         most = all.len();
     }
-    assert!(most > 100, "{most}");
+    assert!(most > 1_900, "{most}");
     // Without the end of the last member's trailer all packets are there, and still it is cut.
     let (all, result) = read(&compressed[..compressed.len() - 1]);
-    assert_eq!(all.len(), 200);
+    assert_eq!(all.len(), 2_000);
     assert!(matches!(result, Err(CaptureError::Truncated { .. })));
 }
 
@@ -108,6 +114,37 @@ fn corrupt_gzip_is_damage() {
         panic!("{result:?}")
     };
     assert_eq!(offset, pcap(&[b"one", b"two"]).len() as u64);
+}
+
+#[test]
+fn corruption_within_gzip_loses_little_of_what_came_before() {
+    let payloads = noise();
+    let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+    let plain = pcap(&payloads);
+    // The good half, and a stream that begins with a block of a type that there is not.
+    let half = plain.len() / 2;
+    let mut compressed = gzip(&plain[..half]);
+    let mut member = gzip(&[]);
+    member[10] = 0xff;
+    compressed.extend(member);
+    let (all, result) = read(&compressed);
+    let Err(CaptureError::Damaged {
+        offset,
+        damage: Damage::Gzip(_),
+    }) = result
+    else {
+        panic!("{result:?}")
+    };
+    assert_eq!(offset, half as u64);
+    assert_eq!(all, read(&plain[..half]).0);
+
+    let mut compressed = gzip(&plain);
+    let middle = compressed.len() / 2;
+    compressed[middle..middle + 2_000].fill(0xff);
+    let (all, result) = read(&compressed);
+    assert!(result.is_err());
+    assert!(all.len() > 700, "{}", all.len());
+    assert_eq!(all[..700], read(&plain).0[..700]);
 }
 
 #[test]
