@@ -2,6 +2,8 @@
 
 use crate::proto::event::Event;
 
+pub mod metrics;
+
 /// Takes events, one at a time, in order.
 pub trait Sink {
     /// Takes an event.

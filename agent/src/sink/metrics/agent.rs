@@ -1,0 +1,122 @@
+//! The agent's own metrics: what it was given, what it lost, which of its bounds it met.
+
+use prometheus::{TextEncoder, core::Collector, process_collector::ProcessCollector};
+use wstap_common::counter::{COUNTERS, Counter, Group};
+
+use super::{exposition::Exposition, names};
+use crate::proto::observer::Stats;
+
+/// The kernel program's counters, summed over all CPUs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KernelCounts(pub [u64; COUNTERS as usize]);
+
+impl Default for KernelCounts {
+    fn default() -> Self {
+        Self([0; COUNTERS as usize])
+    }
+}
+
+impl KernelCounts {
+    /// One of them.
+    #[must_use]
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+}
+
+/// What the agent knows of itself, apart from the events.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentStatus {
+    /// What the observer has counted.
+    pub observer: Stats,
+    /// What the kernel program has counted, where there is one.
+    pub kernel: Option<KernelCounts>,
+    /// Interfaces to which the program is attached.
+    pub interfaces_attached: u64,
+}
+
+/// How often the bounds of the metrics themselves were exceeded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Exceeded {
+    pub(super) endpoints: u64,
+    pub(super) connection_series: u64,
+    pub(super) lingering_series: u64,
+    pub(super) close_codes: u64,
+}
+
+/// Writes the agent's metrics.
+pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Exceeded) {
+    let AgentStatus {
+        observer,
+        kernel,
+        interfaces_attached,
+    } = status;
+    let counts = kernel.unwrap_or_default();
+
+    let revision = option_env!("WSTAP_REVISION").unwrap_or("unknown");
+    out.family(&names::BUILD_INFO)
+        .sample("", &[&env!("CARGO_PKG_VERSION"), &revision], 1);
+    out.family(&names::INTERFACES_ATTACHED)
+        .sample("", &[], interfaces_attached);
+    out.family(&names::CONNECTIONS_TRACKED)
+        .sample("", &[], observer.tracked);
+    out.family(&names::SAMPLES)
+        .sample("", &[], counts.of(Counter::Samples));
+    out.family(&names::SAMPLE_BYTES)
+        .sample("", &[], counts.of(Counter::SampleBytes));
+    let mut lost = out.family(&names::SAMPLES_LOST);
+    for counter in in_group(Group::Lost) {
+        lost.sample("", &[&counter.label()], counts.of(counter));
+    }
+    out.family(&names::FRAMES_LOST)
+        .sample("", &[], observer.frames_lost);
+    out.family(&names::GAPS).sample("", &[], observer.gaps);
+    out.family(&names::RESYNCS)
+        .sample("", &[], observer.resyncs);
+    let mut exceeded = out.family(&names::LIMIT_EXCEEDED);
+    for (limit, count) in limits(status, metrics) {
+        exceeded.sample("", &[&limit], count);
+    }
+    let mut packets = out.family(&names::KERNEL_PACKETS);
+    for counter in in_group(Group::Packets) {
+        packets.sample("", &[&counter.label()], counts.of(counter));
+    }
+    // The kernel sees the ClientHello first, and the agent then never does.
+    let tls = kernel.map_or(observer.unreadable_tls, |counts| counts.of(Counter::Tls));
+    out.family(&names::UNREADABLE_CONNECTIONS)
+        .sample("", &[&"tls"], tls);
+}
+
+fn in_group(group: Group) -> impl Iterator<Item = Counter> {
+    let all = Counter::ALL.iter().copied();
+    all.filter(move |counter| counter.group() == group)
+}
+
+/// Every bound of the agent, with how often it was exceeded.
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 11] {
+    let observer = &status.observer.exceeded;
+    let kernel = status.kernel.unwrap_or_default();
+    [
+        ("buffered", observer.buffered),
+        ("buffered_per_direction", observer.buffered_per_direction),
+        ("candidates", observer.candidates),
+        ("close_codes", metrics.close_codes),
+        ("connection_series", metrics.connection_series),
+        ("connections", observer.connections),
+        ("endpoints", metrics.endpoints),
+        ("flows", kernel.of(Counter::FlowsFull)),
+        ("head", observer.head),
+        ("lingering_series", metrics.lingering_series),
+        ("pings", observer.pings),
+    ]
+}
+
+/// `process_*`: CPU time, memory, file descriptors and threads of this process. Empty where `/proc`
+/// cannot be read.
+#[must_use]
+pub fn process_metrics() -> String {
+    let families = ProcessCollector::for_self().collect();
+    TextEncoder::new()
+        .encode_to_string(&families)
+        .unwrap_or_default()
+}

@@ -1,0 +1,175 @@
+//! Endpoints: what the series of many WebSockets share, and the bound on their number.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use super::{exposition, names::Scope, path::PathLabel, tally::Tally};
+use crate::proto::event::Connection;
+
+/// What stands in every label but `side` for the endpoints beyond the bound.
+const OTHER: &str = "other";
+
+/// What tells endpoints apart. All labels follow from it.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Key {
+    server: SocketAddr,
+    path: String,
+    side: Side,
+}
+
+impl Key {
+    fn labels(&self) -> String {
+        labels(&self.server.to_string(), &self.path, self.side)
+    }
+}
+
+/// Renders the labels of an endpoint.
+fn labels(server: &str, path: &str, side: Side) -> String {
+    exposition::labels(Scope::Endpoint.labels(), &[&server, &path, &side.as_str()])
+}
+
+/// Which end of a connection is on this node.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Side {
+    /// Cannot be told from addresses alone.
+    Unknown,
+}
+
+impl Side {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// An endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    /// Its labels, rendered.
+    pub(super) labels: String,
+    /// What was counted.
+    pub(super) tally: Tally,
+}
+
+/// Where an endpoint is in [`Endpoints`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct EndpointId(usize);
+
+/// All endpoints.
+///
+/// When they are too many, a newcomer with a WebSocket takes the place of one that never had any:
+/// whoever tries out paths and is refused does not push the working ones out.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    limit: usize,
+    path_label: PathLabel,
+    places: HashMap<Key, usize>,
+    /// The first is what is beyond the bound.
+    endpoints: Vec<Endpoint>,
+    /// By place in `endpoints`, less one.
+    keys: Vec<Key>,
+    /// Places of those that never had a WebSocket.
+    idle: BTreeSet<usize>,
+    exceeded: u64,
+}
+
+impl Endpoints {
+    /// None, and at most `limit`.
+    pub(super) fn new(limit: usize, path_label: PathLabel) -> Self {
+        Self {
+            limit,
+            path_label,
+            places: HashMap::new(),
+            endpoints: vec![Endpoint {
+                labels: labels(OTHER, OTHER, Side::Unknown),
+                tally: Tally::default(),
+            }],
+            keys: Vec::new(),
+            idle: BTreeSet::new(),
+            exceeded: 0,
+        }
+    }
+
+    /// Counts something of an endpoint.
+    pub(super) fn tally(&mut self, id: EndpointId) -> &mut Tally {
+        &mut self.endpoints[id.0].tally
+    }
+
+    /// The endpoint of an attempt to open a WebSocket, or of one that was found. With `opens`, the
+    /// place is its own from now on.
+    pub(super) fn admit(&mut self, connection: &Connection, opens: bool) -> EndpointId {
+        let key = self.key(connection);
+        let place = match self.places.get(&key) {
+            Some(&place) => place,
+            None if self.keys.len() < self.limit => self.add(key),
+            None => {
+                self.exceeded += 1;
+                if opens { self.replace_idle(key) } else { 0 }
+            }
+        };
+        if opens {
+            self.idle.remove(&place);
+        }
+        EndpointId(place)
+    }
+
+    /// The endpoint of a connection that is not open, for what happens before and after. The place
+    /// may be given to another later.
+    pub(super) fn unopened(&mut self, connection: &Connection) -> EndpointId {
+        let key = self.key(connection);
+        EndpointId(match self.places.get(&key) {
+            Some(&place) => place,
+            None if self.keys.len() < self.limit => self.add(key),
+            None => 0,
+        })
+    }
+
+    /// How often there was no place of its own for an endpoint.
+    pub(super) fn exceeded(&self) -> u64 {
+        self.exceeded
+    }
+
+    /// A copy of all, as they are now, in no particular order.
+    pub(super) fn snapshot(&self) -> Vec<Endpoint> {
+        self.endpoints.clone()
+    }
+
+    fn key(&self, connection: &Connection) -> Key {
+        Key {
+            server: connection.server,
+            path: self.path_label.apply(connection.path.as_deref()).into(),
+            side: Side::Unknown,
+        }
+    }
+
+    fn add(&mut self, key: Key) -> usize {
+        let place = self.endpoints.len();
+        self.endpoints.push(Endpoint {
+            labels: key.labels(),
+            tally: Tally::default(),
+        });
+        self.keys.push(key.clone());
+        self.places.insert(key, place);
+        self.idle.insert(place);
+        place
+    }
+
+    fn replace_idle(&mut self, key: Key) -> usize {
+        let Some(place) = self.idle.pop_first() else {
+            return 0;
+        };
+        let newcomer = Endpoint {
+            labels: key.labels(),
+            tally: Tally::default(),
+        };
+        let gone = std::mem::replace(&mut self.endpoints[place], newcomer);
+        self.endpoints[0].tally.absorb(&gone.tally);
+        let gone = std::mem::replace(&mut self.keys[place - 1], key.clone());
+        self.places.remove(&gone);
+        self.places.insert(key, place);
+        place
+    }
+}

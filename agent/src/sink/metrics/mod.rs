@@ -1,0 +1,270 @@
+//! Prometheus metrics: takes events, keeps counts by endpoint and by connection, and writes them
+//! out on demand.
+//!
+//! One thread writes, and scrapes read: everything is under one lock, which a scrape holds only to
+//! copy the numbers. An event costs one look-up of its connection and some additions; label values
+//! are rendered once for each endpoint. Every label value is bounded, and so is the number of
+//! series.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+mod agent;
+mod code;
+mod connections;
+mod endpoint;
+mod exposition;
+mod histogram;
+pub mod names;
+mod path;
+mod series;
+mod tally;
+
+pub use agent::{AgentStatus, KernelCounts, process_metrics};
+pub use code::MAX_CLOSE_CODES;
+pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
+
+use super::Sink;
+use crate::proto::{
+    event::{Close, Connection, Event, EventKind, Handshake},
+    flow::ConnId,
+    time::Timestamp,
+};
+use agent::Exceeded;
+use code::CloseCodes;
+use endpoint::Endpoints;
+use exposition::Exposition;
+use series::{Connections, Live, Series};
+use tally::Tally;
+
+/// Connections that `/connections` copies under the lock at a time.
+const CONNECTIONS_AT_ONCE: usize = 256;
+
+/// Bounds and wishes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MetricsConfig {
+    /// Endpoints with series of their own; the rest share one set.
+    pub max_endpoints: usize,
+    /// Live connections with series of their own, and ended ones that linger; 0 for none.
+    pub connection_series: usize,
+    /// How long the series of a connection stay after its end.
+    pub series_linger: Duration,
+    /// How request targets become labels.
+    pub path_label: PathLabel,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            max_endpoints: 500,
+            connection_series: 1000,
+            series_linger: Duration::from_secs(60),
+            path_label: PathLabel::default(),
+        }
+    }
+}
+
+/// The metrics. Shared between the thread that handles events and whoever reads them.
+#[derive(Debug)]
+pub struct Metrics {
+    path_label: PathLabel,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    endpoints: Endpoints,
+    connections: Connections,
+    series: Series,
+    close_codes: CloseCodes,
+    agent: AgentStatus,
+}
+
+impl Metrics {
+    /// Metrics of an agent that has seen nothing.
+    #[must_use]
+    pub fn new(config: &MetricsConfig) -> Self {
+        Self {
+            path_label: config.path_label,
+            state: Mutex::new(State {
+                endpoints: Endpoints::new(config.max_endpoints, config.path_label),
+                connections: Connections::new(),
+                series: Series::new(config.connection_series, config.series_linger),
+                close_codes: CloseCodes::default(),
+                agent: AgentStatus::default(),
+            }),
+        }
+    }
+
+    /// Takes in an event.
+    pub fn observe(&self, event: &Event) {
+        self.state().observe(event);
+    }
+
+    /// Takes in what the agent knows of itself. The numbers are totals; the latest hold.
+    pub fn update_agent(&self, status: &AgentStatus) {
+        self.state().agent = *status;
+    }
+
+    /// All metrics but those of the process in the text format 0.0.4. The same events give the same
+    /// text. `now` decides which ended connections still have series.
+    #[must_use]
+    pub fn expose(&self, now: Timestamp) -> String {
+        let mut state = self.state();
+        state.series.expire(now);
+        let shown = state.series.snapshot(&state.connections);
+        let mut endpoints = state.endpoints.snapshot();
+        let status = state.agent;
+        let exceeded = state.exceeded();
+        drop(state);
+
+        endpoints.sort_by(|a, b| a.labels.cmp(&b.labels));
+        let mut out = Exposition::default();
+        tally::expose(&mut out, &endpoints);
+        series::expose(&mut out, &shown, self.path_label);
+        agent::expose(&mut out, &status, &exceeded);
+        out.finish()
+    }
+
+    /// The live connections as a JSON array, oldest first. `now` is what their age is taken from.
+    #[must_use]
+    pub fn connections_json(&self, now: Timestamp) -> String {
+        let mut ids: Vec<ConnId> = self.state().connections.keys().copied().collect();
+        ids.sort_unstable();
+        let mut text = String::from("[");
+        for ids in ids.chunks(CONNECTIONS_AT_ONCE) {
+            let state = self.state();
+            let live: Vec<Live> = ids
+                .iter()
+                .filter_map(|id| state.connections.get(id))
+                .cloned()
+                .collect();
+            drop(state);
+            connections::append(&mut text, &live, now);
+        }
+        text.push_str("\n]\n");
+        text
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Counts are valid after every step, so a panic elsewhere does not spoil them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sink for Arc<Metrics> {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.observe(event);
+        Ok(())
+    }
+}
+
+impl Sink for Metrics {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        self.observe(event);
+        Ok(())
+    }
+}
+
+impl State {
+    fn observe(&mut self, event: &Event) {
+        let connection = &event.connection;
+        match &event.kind {
+            EventKind::Handshake(handshake) => self.handshake(event, handshake),
+            EventKind::Close(close) => self.close(event, close),
+            EventKind::Frame(frame) => {
+                let Some(live) = self.connections.get_mut(&connection.id) else {
+                    return self.unopened(connection).frame(frame);
+                };
+                live.last_seen = event.ts;
+                let challenges = live.frame(frame, &self.series);
+                self.endpoints.tally(live.endpoint).frame(frame);
+                if challenges {
+                    self.series.challenge(connection.id, &mut self.connections);
+                }
+            }
+            EventKind::Progress(progress) => {
+                let Some(live) = self.connections.get_mut(&connection.id) else {
+                    return self.unopened(connection).progress(progress);
+                };
+                live.last_seen = event.ts;
+                live.progress(progress);
+                self.endpoints.tally(live.endpoint).progress(progress);
+            }
+            EventKind::Message(message) => self.tally(connection).message(message),
+            EventKind::Violation(violation) => self.tally(connection).violation(violation),
+            // Gaps are counted by the observer.
+            EventKind::Gap(_) => {}
+        }
+    }
+
+    /// Where events of a connection are counted.
+    fn tally(&mut self, connection: &Connection) -> &mut Tally {
+        match self.connections.get(&connection.id) {
+            Some(live) => self.endpoints.tally(live.endpoint),
+            None => self.unopened(connection),
+        }
+    }
+
+    /// Where events of a connection are counted that is not, or no longer, open: what breaks the
+    /// rules of the handshake comes before it.
+    fn unopened(&mut self, connection: &Connection) -> &mut Tally {
+        let id = self.endpoints.unopened(connection);
+        self.endpoints.tally(id)
+    }
+
+    fn handshake(&mut self, event: &Event, handshake: &Handshake) {
+        let connection = &event.connection;
+        let opens = connection.outcome.opens();
+        let endpoint = self.endpoints.admit(connection, opens);
+        let tally = self.endpoints.tally(endpoint);
+        tally.handshake(connection.outcome, handshake);
+        if !opens {
+            return;
+        }
+        tally.opened();
+        if let Some(previous) = self.connections.remove(&connection.id) {
+            // Its end never came; two openings must not count as two open.
+            self.endpoints.tally(previous.endpoint).ended();
+            self.series.forget(&previous);
+        }
+        let mut live = Live::new(Arc::clone(connection), endpoint, event.ts);
+        self.series.open(&mut live);
+        self.connections.insert(connection.id, live);
+    }
+
+    fn close(&mut self, event: &Event, close: &Close) {
+        let code = self.close_codes.label(close);
+        let Some(live) = self.connections.remove(&event.connection.id) else {
+            return self.unopened(&event.connection).close(close, code);
+        };
+        let tally = self.endpoints.tally(live.endpoint);
+        tally.close(close, code);
+        tally.ended();
+        self.series.close(live, close, event.ts);
+        self.release();
+    }
+
+    /// Gives memory back after a crowd has left.
+    fn release(&mut self) {
+        let (used, room) = (self.connections.len(), self.connections.capacity());
+        if room > 1024 && used < room / 8 {
+            self.connections.shrink_to(used * 2);
+        }
+    }
+
+    fn exceeded(&self) -> Exceeded {
+        Exceeded {
+            endpoints: self.endpoints.exceeded(),
+            connection_series: self.series.refused(),
+            lingering_series: self.series.cut_short(),
+            close_codes: self.close_codes.exceeded(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

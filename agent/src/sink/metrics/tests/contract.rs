@@ -1,0 +1,221 @@
+//! The exposition against promtool, the contract's list and `docs/metrics.md`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use super::*;
+
+/// Runs promtool on `input`; what it has to say, if it is not content.
+fn promtool(arguments: &[&str], input: &str) -> Option<String> {
+    let child = Command::new("promtool")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| {
+        panic!(
+            "promtool does not run ({error}): run `cargo xtask setup`, or install the Debian \
+             package `prometheus`"
+        )
+    });
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (!output.status.success()).then(|| String::from_utf8_lossy(&said).into_owned())
+}
+
+pub(super) fn check_metrics(text: &str) {
+    assert_eq!(promtool(&["check", "metrics"], text), None, "of\n{text}");
+}
+
+#[test]
+fn promtool_accepts_an_empty_agent() {
+    let text = Metrics::new(&MetricsConfig::default()).expose(seconds(1));
+    assert!(!text.contains("websocket_"));
+    check_metrics(&(text + &process_metrics()));
+}
+
+#[test]
+fn promtool_accepts_everything_hostile_labels_too() {
+    let metrics = Metrics::new(&MetricsConfig::default());
+    populate(&metrics);
+    check_metrics(&(metrics.expose(seconds(3)) + &process_metrics()));
+}
+
+#[test]
+fn every_metric_is_exposed_with_its_kind_and_labels() {
+    let metrics = Metrics::new(&MetricsConfig::default());
+    populate(&metrics);
+    let text = metrics.expose(seconds(3));
+    let mut types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
+    types.sort_unstable();
+    let mut expected: Vec<String> = names::ALL
+        .iter()
+        .map(|metric| format!("# TYPE {} {}", metric.name, metric.kind.as_str()))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(types, expected);
+    for metric in names::ALL {
+        let line = text
+            .lines()
+            .find(|line| {
+                let name = line.split(['{', ' ']).next().unwrap_or_default();
+                name == metric.name || name == format!("{}_sum", metric.name)
+            })
+            .unwrap();
+        let labels: Vec<_> = (metric.scope.labels().iter())
+            .chain(metric.labels)
+            .copied()
+            .collect();
+        let mut rest = line;
+        for label in labels {
+            let at = rest.find(&format!("{label}=\""));
+            let at = at.unwrap_or_else(|| panic!("{label} in {line}"));
+            rest = &rest[at..];
+        }
+    }
+    let process = process_metrics();
+    for name in names::PROCESS {
+        assert!(value(&process, name, &[]).is_some(), "{name}");
+    }
+    assert_eq!(
+        process.lines().filter(|l| l.starts_with("# TYPE")).count(),
+        names::PROCESS.len()
+    );
+}
+
+/// The contract's list: name, kind, labels of its own.
+const CONTRACT: &str = "
+websocket_handshakes_total counter outcome status
+websocket_handshake_duration_seconds histogram
+websocket_connections_active gauge
+websocket_connections_closed_total counter kind code initiator
+websocket_connection_duration_seconds histogram
+websocket_frames_total counter direction opcode
+websocket_frame_payload_bytes_total counter direction opcode
+websocket_frame_size_bytes histogram direction
+websocket_messages_total counter direction type compressed
+websocket_message_size_bytes histogram direction
+websocket_ping_rtt_seconds histogram direction
+websocket_unanswered_pings_total counter direction
+websocket_protocol_violations_total counter direction rule
+websocket_connection_frames_total counter direction opcode
+websocket_connection_payload_bytes_total counter direction opcode
+websocket_connection_last_frame_size_bytes gauge direction
+websocket_connection_opened_timestamp_seconds gauge
+websocket_connection_close_code gauge initiator
+wstap_build_info gauge version revision
+wstap_interfaces_attached gauge
+wstap_connections_tracked gauge
+wstap_samples_total counter
+wstap_sample_bytes_total counter
+wstap_samples_lost_total counter reason
+wstap_frames_lost_total counter
+wstap_gaps_total counter
+wstap_resyncs_total counter
+wstap_limit_exceeded_total counter limit
+wstap_kernel_packets_total counter verdict
+wstap_unreadable_connections_total counter reason
+";
+
+#[test]
+fn names_are_those_of_the_contract() {
+    let ours: Vec<String> = names::ALL
+        .iter()
+        .map(|metric| {
+            let words = [metric.name, metric.kind.as_str()];
+            [&words, metric.labels].concat().join(" ")
+        })
+        .collect();
+    assert_eq!(ours.join("\n"), CONTRACT.trim());
+}
+
+/// The sections of `docs/metrics.md` that speak of one metric, by its name.
+fn documented() -> BTreeMap<&'static str, &'static str> {
+    const DOCS: &str = include_str!("../../../../../docs/metrics.md");
+    let sections = DOCS.split("\n### `").skip(1);
+    sections
+        .map(|section| {
+            let (name, rest) = section.split_once('`').unwrap();
+            (name, rest.split("\n## ").next().unwrap_or_default())
+        })
+        .collect()
+}
+
+#[test]
+fn documentation_and_code_name_the_same_metrics() {
+    let documented = documented();
+    let described: BTreeSet<&str> = documented.keys().copied().collect();
+    let own = names::ALL.iter().map(|metric| metric.name);
+    let all: BTreeSet<&str> = own.chain(names::PROCESS.iter().copied()).collect();
+    assert_eq!(described, all);
+}
+
+#[test]
+fn documentation_gives_kind_labels_and_a_query() {
+    for metric in names::ALL {
+        let section = documented()[metric.name];
+        let facts = section
+            .lines()
+            .find(|line| !line.is_empty())
+            .unwrap_or_default();
+        let kind = metric.kind.as_str();
+        assert!(
+            facts.to_lowercase().starts_with(kind),
+            "{}: {facts}",
+            metric.name
+        );
+        let labels: Vec<&str> = facts.split('`').skip(1).step_by(2).collect();
+        assert_eq!(labels, metric.labels, "{}", metric.name);
+        let query = section.split("```promql").nth(1).unwrap_or_default();
+        assert!(query.contains(metric.name), "{} has no query", metric.name);
+    }
+}
+
+#[test]
+fn documented_queries_are_valid() {
+    const DOCS: &str = include_str!("../../../../../docs/metrics.md");
+    let queries: Vec<&str> = DOCS
+        .split("```promql\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(queries.len() >= names::ALL.len());
+    let rules = queries.iter().enumerate();
+    let rules: Vec<_> = rules
+        .map(|(i, query)| serde_json::json!({"record": format!("query:{i}"), "expr": query}))
+        .collect();
+    // Rule files are YAML, of which JSON is a part.
+    let file = serde_json::json!({"groups": [{"name": "docs", "rules": rules}]});
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("queries.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let arguments = ["check", "rules", path.to_str().unwrap()];
+    assert_eq!(promtool(&arguments, ""), None);
+}
+
+#[test]
+fn documentation_names_every_limit_verdict_and_reason() {
+    let documented = documented();
+    let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
+    let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
+    let kernel = Counter::ALL
+        .iter()
+        .filter_map(|counter| match counter.group() {
+            Group::Packets => Some((names::KERNEL_PACKETS.name, counter.label())),
+            Group::Lost => Some((names::SAMPLES_LOST.name, counter.label())),
+            Group::Total => None,
+        });
+    for (name, label) in limits.into_iter().chain(kernel) {
+        assert!(
+            documented[name].contains(&format!("`{label}`")),
+            "{name}: {label}"
+        );
+    }
+}
