@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use log::LevelFilter;
 use wstap::{
     cli::{self, Cli},
     commands,
@@ -12,7 +13,10 @@ use wstap::{
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     env_logger::Builder::new()
-        .filter_level(cli.command.log_level())
+        .filter_level(LevelFilter::Warn)
+        .filter_module("wstap", cli.command.log_level())
+        // The kernel program's log has a level of its own.
+        .filter_module("wstap_ebpf", cli.command.kernel_log_level())
         .format_target(false)
         .init();
     match commands::run(cli) {
