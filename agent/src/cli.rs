@@ -648,3 +648,6 @@ impl Cli {
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
+
+#[cfg(test)]
+mod tests;
