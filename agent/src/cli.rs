@@ -18,12 +18,13 @@ use crate::proto::flow::Direction;
 macro_rules! selection_help {
     () => {
         "\
-Selection: an event is shown if it passes every flag given; of the values of one flag any will do.
-A flag that says nothing of a kind of event (--opcode of a handshake) hides that kind, unless --event
-names it: `--event handshake,frame --opcode ping` shows handshakes, and of the frames the pings.
+Selection: an event is shown if it passes every flag given; of several values of one flag, any
+will do. A flag that says nothing of a kind of event (--opcode of a handshake) hides that kind,
+unless --event names it: `--event handshake,frame --opcode ping` shows handshakes, and of the
+frames the pings.
 
-SIZE and BYTES may have K, M or G behind (powers of 1024). DURATION is a number with ms, s, m or h,
-or several such: 1m30s."
+SIZE and BYTES may have K, M or G behind (powers of 1024). DURATION is a number with ms, s, m or
+h, or several such: 1m30s."
     };
 }
 
@@ -65,11 +66,9 @@ pub enum Command {
     /// Print what happened in a pcap or pcapng file, one line an event
     Read(Box<ReadArgs>),
     /// Tell whether this machine can run wstap, and what to do if not
-    #[command(
-        long_about = "Tell whether this machine can run wstap: kernel, BTF, capabilities, hooks.\n\n\
-            Each line says yes, no or degraded, and the remedy. The exit status is 1 if `wstap run` \
-            could not work."
-    )]
+    #[command(after_help = "\
+It looks at the kernel, BTF, capabilities and hooks. Each line says yes, no or degraded, and the
+remedy. The exit status is 1 if `wstap run` could not work.")]
     Check,
     /// Print a completion script for a shell
     #[command(after_help = "\
@@ -89,16 +88,16 @@ Examples:
 /// Flags of `wstap run`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Every flag is an environment variable too: WSTAP_ and its name in capitals, dashes as underscores;
-lists are separated by commas. A flag overrides its variable.
+Every flag is an environment variable too: WSTAP_ and its name in capitals, dashes as
+underscores; lists are separated by commas. A flag overrides its variable.
 
 Examples:
   wstap run
   wstap run --listen 0.0.0.0:9466 -i eth0 -i 'veth*' --connection-series 0
   WSTAP_PORT=80,8000-8999 WSTAP_PATH_LABEL=none wstap run
 
-SIZE is in bytes, or with K, M or G (powers of 1024). DURATION is a number with ms, s, m or h, or
-several such: 1m30s.")]
+SIZE is in bytes, or with K, M or G (powers of 1024). DURATION is a number with ms, s, m or h,
+or several such: 1m30s.")]
 pub struct RunArgs {
     /// Capture flags.
     #[command(flatten)]
@@ -119,19 +118,26 @@ pub struct RunArgs {
     /// Labels and series.
     #[command(flatten)]
     pub metrics: MetricsArgs,
-    /// Serve /connections, which names peers and paths: auto is only where --listen is a loopback
-    /// address
+    /// Serve /connections, which names peers and paths: on, off, or auto, only where --listen is a
+    /// loopback address
     #[arg(
         long,
         value_name = "WHEN",
         env = "WSTAP_CONNECTIONS_ENDPOINT",
         value_enum,
         default_value_t = When::Auto,
+        hide_possible_values = true,
         help_heading = "Metrics"
     )]
     pub connections_endpoint: When,
     /// Say more on standard error: debug, then trace
-    #[arg(short, long, env = "WSTAP_VERBOSE", action = clap::ArgAction::Count)]
+    #[arg(
+        short,
+        long,
+        env = "WSTAP_VERBOSE",
+        action = clap::ArgAction::Count,
+        help_heading = None::<&str>
+    )]
     pub verbose: u8,
 }
 
@@ -160,7 +166,7 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Say more on standard error: info, debug, then trace
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = None::<&str>)]
     pub verbose: u8,
 }
 
@@ -215,7 +221,7 @@ pub struct ReadArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Say more on standard error: info, debug, then trace
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, help_heading = None::<&str>)]
     pub verbose: u8,
 }
 
@@ -239,8 +245,8 @@ pub struct ManArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Capture")]
 pub struct CaptureArgs {
-    /// Interfaces to attach to, those included that appear later; repeatable [default: *, which
-    /// is every interface that is up, lo too]
+    /// Interfaces to attach to, also those that appear later; repeatable [default: all that are
+    /// up, lo included]
     #[arg(
         short,
         long,
@@ -285,13 +291,14 @@ pub struct CaptureArgs {
         value_parser = value::size(128, 1 << 20)
     )]
     pub snap_length: u64,
-    /// How to attach: auto is TCX where the kernel has it (6.6 and later), else a clsact filter
+    /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
     #[arg(
         long,
         value_name = "HOW",
         env = "WSTAP_ATTACH",
         value_enum,
-        default_value_t = Attach::Auto
+        default_value_t = Attach::Auto,
+        hide_possible_values = true,
     )]
     pub attach: Attach,
     /// Log of the kernel program: off, error, warn, info, debug or trace
@@ -414,14 +421,15 @@ pub struct MetricsArgs {
         value_parser = value::count(1, 1 << 20)
     )]
     pub max_endpoints: u32,
-    /// The label path: template drops the query and writes {id} for numbers, UUIDs and long hex;
-    /// raw is as sent; none leaves it empty
+    /// The label path: template drops the query and writes {id} for numbers, UUIDs and long hex,
+    /// raw is as sent, none is empty
     #[arg(
         long,
         value_name = "HOW",
         env = "WSTAP_PATH_LABEL",
         value_enum,
-        default_value_t = PathLabel::Template
+        default_value_t = PathLabel::Template,
+        hide_possible_values = true,
     )]
     pub path_label: PathLabel,
 }
@@ -444,7 +452,12 @@ pub struct SelectionArgs {
     pub path: Vec<Glob>,
     /// Frames, messages, violations and gaps of this direction: client_to_server (c2s) or
     /// server_to_client (s2c)
-    #[arg(long, value_name = "DIRECTION", value_parser = value::direction())]
+    #[arg(
+        long,
+        value_name = "DIRECTION",
+        value_parser = value::direction(),
+        hide_possible_values = true,
+    )]
     pub direction: Option<Direction>,
     /// Frames with this opcode: continuation, text, binary, close, ping, pong, reserved_3 ...
     /// reserved_f, or reserved for all of these; with --event message, messages of this type
@@ -490,7 +503,7 @@ pub struct OutputArgs {
         value_name = "FORMAT",
         value_enum,
         default_value_t = Format::Text,
-        hide_possible_values = true
+        hide_possible_values = true,
     )]
     pub output: Format,
     /// Show the beginning of each payload, unmasked: up to BYTES, 256 if not given, 16M at most
@@ -503,8 +516,8 @@ pub struct OutputArgs {
         value_parser = value::size(1, 16 << 20)
     )]
     pub payload: Option<u64>,
-    /// Colour the text: auto is only on a terminal, and not where NO_COLOR is set
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ColorWhen::Auto)]
+    /// Colour the text: always, never, or auto, on a terminal where NO_COLOR is not set
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ColorWhen::Auto, hide_possible_values = true)]
     pub color: ColorWhen,
 }
 
@@ -596,13 +609,25 @@ impl Command {
         };
         LEVELS.get(step).copied().unwrap_or(LevelFilter::Trace)
     }
+
+    /// How much the kernel program says there.
+    #[must_use]
+    pub fn kernel_log_level(&self) -> LevelFilter {
+        match self {
+            Self::Run(args) => args.capture.kernel_log,
+            Self::Trace(args) => args.capture.kernel_log,
+            Self::Read(_) | Self::Check | Self::Completions(_) | Self::Man(_) => LevelFilter::Off,
+        }
+    }
 }
 
 /// The command line's definition. Environment variables are `run`'s alone: a person at a shell
 /// gets what was typed, whatever a service's environment says.
 #[must_use]
 pub fn command() -> clap::Command {
-    let mut command = Cli::command();
+    // Values of the environment in the help would be in the man pages too.
+    let mut command =
+        Cli::command().mut_subcommand("run", |run| run.mut_args(|arg| arg.hide_env_values(true)));
     for name in ["trace", "read"] {
         command = command.mut_subcommand(name, |sub| {
             sub.mut_args(|arg| arg.env(builder::Resettable::Reset))
@@ -623,3 +648,6 @@ impl Cli {
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
+
+#[cfg(test)]
+mod tests;

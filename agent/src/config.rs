@@ -382,3 +382,110 @@ fn saturating_u32(n: u64) -> u32 {
 fn saturating_usize(n: u64) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn command(line: &str) -> Command {
+        let args = ["wstap"].into_iter().chain(line.split_whitespace());
+        Cli::from_args(args.map(Into::into)).unwrap().command
+    }
+
+    fn run(flags: &str) -> Result<RunConfig, ConfigError> {
+        match command(&format!("run {flags}")) {
+            Command::Run(args) => (*args).try_into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(flags: &str) -> ReadConfig {
+        match command(&format!("read {flags}")) {
+            Command::Read(args) => (*args).try_into().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_flags_the_observer_has_its_own_defaults() {
+        let config = run("").unwrap();
+        let defaults = observer::Config::default();
+        assert_eq!(format!("{:?}", config.observer), format!("{defaults:?}"));
+        assert_eq!(config.listen, "127.0.0.1:9466".parse().unwrap());
+        assert_eq!(config.capture.ring_buffer, 16 << 20);
+        assert_eq!(config.capture.snap_length, 256 << 10);
+        assert!(config.capture.ports.is_empty());
+    }
+
+    #[test]
+    fn interfaces_are_included_then_excluded() {
+        for (flags, name, expected) in [
+            ("", "lo", true),
+            ("", "veth1a2b@if3", true),
+            ("-i eth0", "eth0", true),
+            ("-i eth0", "eth01", false),
+            ("-i eth0,veth*", "veth7", true),
+            ("-i {eth,ens}?", "ens3", true),
+            ("--exclude-interface lo,docker*", "lo", false),
+            ("--exclude-interface lo,docker*", "docker0", false),
+            ("--exclude-interface lo,docker*", "eth0", true),
+            ("-i * --exclude-interface veth?", "veth1", false),
+        ] {
+            let config = run(flags).unwrap();
+            assert_eq!(
+                config.capture.interfaces.matches(name),
+                expected,
+                "{flags} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_ring_buffer_is_a_power_of_two() {
+        for (flag, expected) in [("64K", 1 << 16), ("65537", 1 << 17), ("1G", 1 << 30)] {
+            let config = run(&format!("--ring-buffer {flag}")).unwrap();
+            assert_eq!(config.capture.ring_buffer, expected);
+        }
+    }
+
+    #[test]
+    fn connections_are_served_on_loopback_unless_told_otherwise() {
+        for (flags, expected) in [
+            ("", true),
+            ("--listen [::1]:1", true),
+            ("--listen [::ffff:127.0.0.1]:1", true),
+            ("--listen 0.0.0.0:1", false),
+            ("--listen 0.0.0.0:1 --connections-endpoint on", true),
+            ("--connections-endpoint off", false),
+        ] {
+            assert_eq!(
+                run(flags).unwrap().connections_endpoint,
+                expected,
+                "{flags}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_direction_cannot_have_more_than_all() {
+        let error = run("--reassembly-bytes 2M --reassembly-total 1M").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("2097152") && error.contains("1048576"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn read_knows_what_to_read_and_to_print() {
+        assert_eq!(read("-").input, Input::Stdin);
+        assert_eq!(read("./-").input, Input::File("./-".into()));
+        assert_eq!(read("--summary x").report, Report::Summary);
+        assert!(matches!(read("--metrics x").report, Report::Metrics(_)));
+        let config = read("--payload=10 x");
+        assert!(config.observer.causal_order);
+        assert_eq!(config.observer.preview, 10);
+        assert!(matches!(config.report, Report::Events(output) if output.payload == Some(10)));
+    }
+}

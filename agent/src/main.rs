@@ -13,10 +13,10 @@ use wstap::{
 fn main() -> ExitCode {
     let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     env_logger::Builder::new()
-        // The libraries below, the loader above all, have much to say to their own authors. The
-        // kernel program logs as `wstap_ebpf`.
         .filter_level(LevelFilter::Warn)
         .filter_module("wstap", cli.command.log_level())
+        // The kernel program's log has a level of its own.
+        .filter_module("wstap_ebpf", cli.command.kernel_log_level())
         .format_target(false)
         .init();
     match commands::run(cli) {

@@ -325,3 +325,133 @@ pub fn command_name(text: &str) -> Result<String, ValueError> {
         .map(|command| command.get_name().to_owned())
         .ok_or(ValueError::Command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("1500", Some(1500)),
+            ("64K", Some(65_536)),
+            ("4m", Some(4 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("12B", Some(12)),
+            ("17179869183G", Some(18_446_744_072_635_809_792)),
+            ("17179869184G", None),
+            ("99999999999999999999", None),
+            ("", None),
+            ("K", None),
+            ("1.5K", None),
+            ("-1", None),
+            ("+1", None),
+            ("1T", None),
+            ("1 K", None),
+            ("1Kä", None),
+        ] {
+            assert_eq!(any_size(text).ok(), expected, "{text}");
+        }
+        assert_eq!(size(1, 10)("10"), Ok(10));
+        assert_eq!(size(1, 10)("1K"), Err(ValueError::SizeRange(1024, 1..=10)));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("0", Some(0)),
+            ("500ms", Some(500)),
+            ("30s", Some(30_000)),
+            ("1m30s", Some(90_000)),
+            ("2h", Some(7_200_000)),
+            ("1h1m1s1ms", Some(3_661_001)),
+            ("", None),
+            ("10", None),
+            ("s", None),
+            ("1m30", None),
+            ("1.5s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1d", None),
+            ("5M", None),
+            ("1sä", None),
+            ("99999999999999999999s", None),
+            ("18446744073709551615h", None),
+        ] {
+            let expected = millis.map(Duration::from_millis);
+            assert_eq!(duration(text).ok(), expected, "{text}");
+        }
+        assert_eq!(positive_duration("0s"), Err(ValueError::ZeroDuration));
+    }
+
+    #[test]
+    fn port_ranges() {
+        assert_eq!(ports("80"), Ok(80..=80));
+        assert_eq!(ports("8000-8999"), Ok(8000..=8999));
+        assert_eq!(ports("90-80"), Err(ValueError::PortOrder(90, 80)));
+        for text in ["0", "65536", "", "-", "80-", "-80", "http"] {
+            assert_eq!(ports(text), Err(ValueError::Port), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints() {
+        for (text, addr, port) in [
+            ("10.0.0.1", Some("10.0.0.1"), None),
+            ("10.0.0.1:80", Some("10.0.0.1"), Some(80)),
+            ("::1", Some("::1"), None),
+            ("[::1]", Some("::1"), None),
+            ("[::1]:80", Some("::1"), Some(80)),
+            ("[::ffff:10.0.0.1]:80", Some("10.0.0.1"), Some(80)),
+            (":80", None, Some(80)),
+        ] {
+            let addr = addr.map(|addr| addr.parse().unwrap());
+            assert_eq!(text.parse(), Ok(Endpoint { addr, port }), "{text}");
+        }
+        for text in [
+            "",
+            ":",
+            "localhost",
+            "localhost:80",
+            "10.0.0.1:",
+            "[::1",
+            "1.2.3",
+        ] {
+            assert_eq!(
+                text.parse::<Endpoint>(),
+                Err(ValueError::Endpoint),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn opcodes() {
+        assert_eq!("text".parse(), Ok(OpcodeName::One(Opcode::Text)));
+        assert_eq!("Ping".parse(), Ok(OpcodeName::One(Opcode::Ping)));
+        assert_eq!(
+            "reserved_f".parse(),
+            Ok(OpcodeName::One(Opcode::Reserved(15)))
+        );
+        assert_eq!("reserved".parse(), Ok(OpcodeName::AllReserved));
+        assert_eq!("reserved_8".parse::<OpcodeName>(), Err(ValueError::Opcode));
+    }
+
+    #[test]
+    fn a_comma_in_braces_is_part_of_its_pattern() {
+        let patterns = |text| -> Vec<String> {
+            let globs = globs(text).unwrap().0;
+            globs.iter().map(|glob| glob.glob().to_owned()).collect()
+        };
+        assert_eq!(patterns("eth0,veth*"), ["eth0", "veth*"]);
+        assert_eq!(patterns("{eth,ens}*, lo,"), ["{eth,ens}*", "lo"]);
+        assert!(globs("[a").is_err());
+    }
+
+    #[test]
+    fn names_of_commands() {
+        assert_eq!(command_name("trace"), Ok("trace".into()));
+        assert_eq!(command_name("top"), Err(ValueError::Command));
+    }
+}

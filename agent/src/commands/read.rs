@@ -1,14 +1,229 @@
-//! `wstap read`.
+//! `wstap read`: a capture file through the observer, to a printing sink.
 
-use std::process::ExitCode;
+use std::{
+    cell::RefCell,
+    io::{self, BufWriter, Read, Stdout, Write},
+    ops::ControlFlow,
+    os::fd::AsFd,
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
 
-use crate::config::ReadConfig;
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Runs the command.
+use crate::{
+    config::{Input, OutputConfig, PathLabel, ReadConfig, Report, Selection, SeriesConfig},
+    proto::{
+        event::Event,
+        observer::{Observer, Stats},
+        segment::Segment,
+        time::Timestamp,
+    },
+    sink::{
+        Sink,
+        metrics::{self, AgentStatus, Metrics, MetricsConfig},
+        no_interfaces,
+        printer::Printer,
+        summary::Summary,
+    },
+    source::capture::{CaptureError, CaptureFile},
+};
+
+/// Reads the capture to its end, its damage, or as far as the selection wants.
 ///
 /// # Errors
 ///
-/// It cannot be done.
-pub fn execute(_config: ReadConfig) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("wstap read: not built in")
+/// The capture cannot be read, or standard output not written to. What precedes the damage of a
+/// damaged file has been printed.
+pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
+    let out = Output::default();
+    let doing = match &config.input {
+        Input::Stdin => String::from("reading the capture on standard input"),
+        Input::File(path) => format!("reading capture {}", path.display()),
+    };
+    let capture = match &config.input {
+        Input::Stdin => CaptureFile::from_reader(Box::new(LiveInput(out.clone()))),
+        Input::File(path) => CaptureFile::open(path),
+    };
+    let mut capture = match capture {
+        // It names the file itself.
+        Err(error @ CaptureError::Open { .. }) => return Err(error.into()),
+        capture => capture.context(doing.clone())?,
+    };
+    let mut sink = sink(config.report, config.selection.clone(), out);
+    let mut reading = Reading {
+        observer: Observer::new(config.observer),
+        sink: &mut *sink,
+        duration: config.selection.duration,
+        span: None,
+        failed: None,
+    };
+    let read = capture.read(&mut |segment| reading.segment(segment));
+    reading.finish()?;
+    read.context(doing)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sink(report: Report, selection: Selection, out: Output) -> Box<dyn Sink> {
+    match report {
+        Report::Events(config) => events(&config, selection, out),
+        Report::Summary => Box::new(Summary::new(out, selection)),
+        Report::Metrics(series) => Box::new(Exposition::new(&series, selection, out)),
+    }
+}
+
+fn events(config: &OutputConfig, selection: Selection, out: Output) -> Box<dyn Sink> {
+    Box::new(Printer::new(config, selection, no_interfaces(), out))
+}
+
+/// A capture on its way through the observer.
+struct Reading<'a> {
+    observer: Observer,
+    sink: &'a mut dyn Sink,
+    duration: Option<Duration>,
+    /// Times of the first segment and of the latest.
+    span: Option<(Timestamp, Timestamp)>,
+    failed: Option<io::Error>,
+}
+
+impl Reading<'_> {
+    fn segment(&mut self, segment: &Segment<'_>) -> ControlFlow<()> {
+        let (first, last) = self.span.unwrap_or((segment.ts, segment.ts));
+        if let Some(duration) = self.duration
+            && segment.ts.saturating_since(first) > duration
+        {
+            return ControlFlow::Break(());
+        }
+        self.span = Some((first, last.max(segment.ts)));
+        self.observer.handle_segment(segment);
+        self.pass_on()
+    }
+
+    /// Hands the observer's events to the sink, until that has enough.
+    fn pass_on(&mut self) -> ControlFlow<()> {
+        // A file takes no orders.
+        while self.observer.poll_verdict().is_some() {}
+        while let Some(event) = self.observer.poll_event() {
+            if let Err(error) = self.sink.event(&event) {
+                self.failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            if self.sink.is_done() {
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Ends the observation at the time of the last segment.
+    fn finish(mut self) -> anyhow::Result<()> {
+        if self.failed.is_none() && !self.sink.is_done() {
+            let (_, last) = self.span.unwrap_or_default();
+            self.observer.finish(last);
+            // Why it broke off, if it did, is looked at below.
+            let _ = self.pass_on();
+        }
+        let finished = match self.failed {
+            Some(error) => Err(error),
+            None => {
+                let (_, end) = self.span.unwrap_or_default();
+                self.sink.finish(end, &self.observer.stats())
+            }
+        };
+        match finished {
+            // The reader is gone, and with it whoever would have wanted to know the rest.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
+            Err(error) => Err(error).context("writing to standard output"),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// Standard output, buffered, and shared between the sink and whoever knows when to flush it.
+#[derive(Clone)]
+struct Output(Rc<RefCell<BufWriter<Stdout>>>);
+
+impl Default for Output {
+    fn default() -> Self {
+        let out = BufWriter::with_capacity(64 << 10, io::stdout());
+        Self(Rc::new(RefCell::new(out)))
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.borrow_mut().write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.borrow_mut().flush()
+    }
+}
+
+/// Standard input, where a capture may still be going on: before a wait for more, what has been
+/// printed is let go.
+struct LiveInput(Output);
+
+impl Read for LiveInput {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut ready, PollTimeout::ZERO) == Ok(0) && self.0.flush().is_err() {
+            // Nobody listens any more: as good as the end. The last flush fails for the same
+            // reason, and tells it.
+            return Ok(0);
+        }
+        stdin.lock().read(buffer)
+    }
+}
+
+/// The metrics, printed once at the end.
+struct Exposition {
+    metrics: Metrics,
+    selection: Selection,
+    out: Output,
+}
+
+impl Exposition {
+    fn new(series: &SeriesConfig, selection: Selection, out: Output) -> Self {
+        let config = MetricsConfig {
+            max_endpoints: usize::try_from(series.max_endpoints).unwrap_or(usize::MAX),
+            connection_series: usize::try_from(series.connection_series).unwrap_or(usize::MAX),
+            series_linger: series.series_linger,
+            path_label: match series.path_label {
+                PathLabel::Template => metrics::PathLabel::Template,
+                PathLabel::Raw => metrics::PathLabel::Raw,
+                PathLabel::None => metrics::PathLabel::None,
+            },
+        };
+        Self {
+            metrics: Metrics::new(&config),
+            selection,
+            out,
+        }
+    }
+}
+
+impl Sink for Exposition {
+    fn event(&mut self, event: &Event) -> io::Result<()> {
+        if self.selection.wants(&event.connection) {
+            self.metrics.event(event)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, end: Timestamp, stats: &Stats) -> io::Result<()> {
+        self.metrics.update_agent(&AgentStatus {
+            observer: *stats,
+            ..AgentStatus::default()
+        });
+        self.out.write_all(self.metrics.expose(end).as_bytes())?;
+        self.out.flush()
+    }
 }

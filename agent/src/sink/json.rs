@@ -360,3 +360,181 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&text.as_bytes()[plain..]);
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        proto::{
+            event::{CloseKind, Outcome, Progress, Rule},
+            frame::Opcode,
+        },
+        sink::{no_interfaces, sample},
+    };
+
+    fn printed(event: &Event) -> String {
+        let mut out = Vec::new();
+        Json::new(&mut out, no_interfaces()).event(event).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    /// What follows the fields that every event has.
+    fn own(kind: EventKind) -> String {
+        let line = printed(&sample::event(kind));
+        let (_, own) = line
+            .split_once(r#","server":"[2001:db8::1]:8080","#)
+            .unwrap();
+        own.trim_end().to_owned()
+    }
+
+    #[test]
+    fn every_event_has_its_place_in_time_and_on_the_net() {
+        let mut out = Vec::new();
+        let names: InterfaceNames = Box::new(|index| (index == 3).then(|| String::from("veth0")));
+        let mut json = Json::new(&mut out, names);
+        json.event(&sample::event(sample::gap(true))).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            concat!(
+                r#"{"event":"gap","ts":"2026-03-01T09:05:07.000123456Z","conn":"c7","#,
+                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","#,
+                r#""dir":"server_to_client","bytes":1448,"resynced":true}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn handshakes_say_what_is_known() {
+        assert_eq!(
+            own(sample::handshake()),
+            concat!(
+                r#""outcome":"accepted","method":"GET","path":"/rooms/1?token=x","#,
+                r#""host":"chat.example:8080","origin":"https://example","status":101,"#,
+                r#""subprotocol":"chat.v2","offered_subprotocols":["chat.v2","chat.v1"],"#,
+                r#""extensions":"permessage-deflate","latency_ns":1240000}"#
+            )
+        );
+        let midstream = Connection {
+            outcome: Outcome::Midstream,
+            host: None,
+            path: None,
+            subprotocol: None,
+            ..sample::connection()
+        };
+        let kind = EventKind::Handshake(Box::default());
+        let line = printed(&sample::on(midstream, kind));
+        assert!(line.ends_with(",\"outcome\":\"midstream\"}\n"), "{line}");
+    }
+
+    #[test]
+    fn frames_show_their_header() {
+        assert_eq!(
+            own(EventKind::Frame(Box::new(Frame {
+                fin: false,
+                rsv: 4,
+                rtt: Some(Duration::from_nanos(17)),
+                ..sample::frame(Direction::ClientToServer, Opcode::Reserved(3), u64::MAX)
+            }))),
+            concat!(
+                r#""dir":"client_to_server","index":1,"opcode":"reserved_3","fin":false,"rsv":4,"#,
+                r#""masked":true,"mask":"dead0001","len":18446744073709551615,"rtt_ns":17}"#
+            )
+        );
+        let close = own(sample::close_frame(1001, "a\"b\u{202e}"));
+        assert!(
+            close.ends_with(r#""masked":false,"len":8,"code":1001,"reason":"a\"b\u202e"}"#),
+            "{close}"
+        );
+    }
+
+    #[test]
+    fn payload_is_text_where_it_can_be() {
+        for (bytes, truncated, expected) in [
+            (&b"hi"[..], false, r#""payload":"hi"}"#),
+            (
+                "hä".as_bytes(),
+                true,
+                r#""payload":"hä","payload_truncated":true}"#,
+            ),
+            (b"h\xc3", true, r#""payload":"h","payload_truncated":true}"#),
+            (b"h\xc3", false, r#""payload_hex":"68c3"}"#),
+            (b"\x1b\x7f\n", false, r#""payload":"\u001b\u007f\n"}"#),
+        ] {
+            let line = own(sample::text_frame(bytes, truncated));
+            assert!(line.ends_with(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn closes_count_what_occurred() {
+        assert_eq!(
+            own(sample::close(1001, "bye")),
+            concat!(
+                r#""kind":"clean","initiator":"server","code":1001,"reason":"bye","#,
+                r#""duration_ns":12300000000,"silence_ns":5000000000,"#,
+                r#""frames":{"client_to_server":{"text":3,"close":1},"#,
+                r#""server_to_client":{"reserved_b":1}},"#,
+                r#""bytes":{"client_to_server":{"text":3000,"close":2},"server_to_client":{}},"#,
+                r#""tcp":{"client_to_server":{"retransmitted":1,"out_of_order":0,"#,
+                r#""keepalive_probes":0,"zero_windows":0},"server_to_client":{"#,
+                r#""retransmitted":0,"out_of_order":0,"keepalive_probes":0,"zero_windows":0}}}"#
+            )
+        );
+        let EventKind::Close(mut close) = sample::close(1000, "") else {
+            panic!("it is a close");
+        };
+        (close.kind, close.code, close.initiator) = (CloseKind::Eof, None, None);
+        close.silence = None;
+        let line = own(EventKind::Close(close));
+        assert!(
+            line.starts_with(r#""kind":"eof","duration_ns":12300000000,"frames""#),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_others() {
+        assert_eq!(
+            own(sample::message(Opcode::Binary, 9)),
+            r#""dir":"client_to_server","type":"binary","len":9,"frames":2,"compressed":true}"#
+        );
+        assert_eq!(
+            own(sample::violation(Rule::ReservedBits, 10)),
+            concat!(
+                r#""dir":"client_to_server","rule":"reserved_bits","#,
+                r#""detail":"\u001b[2J","count":10}"#
+            )
+        );
+        let progress = EventKind::Progress(Progress {
+            direction: Direction::ClientToServer,
+            opcode: Opcode::Text,
+            bytes: 1,
+            total: None,
+        });
+        assert_eq!(printed(&sample::event(progress)), "");
+    }
+
+    #[test]
+    fn what_is_kept_of_one_connection_is_not_shown_of_the_next() {
+        let mut out = Vec::new();
+        let mut json = Json::new(&mut out, no_interfaces());
+        for client in ["192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:1"] {
+            let client = client.parse().unwrap();
+            let connection = Connection {
+                client,
+                ..sample::connection()
+            };
+            json.event(&sample::on(connection, sample::gap(false)))
+                .unwrap();
+        }
+        let out = String::from_utf8(out).unwrap();
+        let clients: Vec<_> = out
+            .lines()
+            .filter_map(|line| line.split('"').nth(15))
+            .collect();
+        assert_eq!(clients, ["192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:1"]);
+    }
+}

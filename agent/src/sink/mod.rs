@@ -4,6 +4,7 @@ pub mod close_code;
 pub mod escape;
 pub mod filter;
 pub mod json;
+pub mod metrics;
 pub mod printer;
 pub mod summary;
 pub mod text;
@@ -11,7 +12,7 @@ pub mod unit;
 
 use std::io;
 
-use crate::proto::event::Event;
+use crate::proto::{event::Event, observer::Stats, time::Timestamp};
 
 pub mod metrics;
 
@@ -33,12 +34,13 @@ pub trait Sink {
         Ok(())
     }
 
-    /// Takes the end of the observation: what the sink says once, it says now.
+    /// Takes the end of the observation, and what the observer has counted until then: what the
+    /// sink says once, it says now.
     ///
     /// # Errors
     ///
     /// As [`Sink::event`].
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, _end: Timestamp, _stats: &Stats) -> io::Result<()> {
         self.flush()
     }
 
@@ -56,3 +58,6 @@ pub type InterfaceNames = Box<dyn FnMut(u32) -> Option<String> + Send>;
 pub fn no_interfaces() -> InterfaceNames {
     Box::new(|_| None)
 }
+
+#[cfg(test)]
+mod sample;

@@ -90,3 +90,37 @@ fn is_colored(color: Color) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::{no_interfaces, sample};
+
+    #[test]
+    fn stops_after_as_many_as_were_asked_for() {
+        let config = OutputConfig {
+            format: Format::Json,
+            color: Color::Never,
+            payload: None,
+        };
+        let selection = Selection {
+            count: Some(2),
+            ..Selection::default()
+        };
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&config, selection, no_interfaces(), &mut out);
+        for done in [false, false, true, true] {
+            assert_eq!(printer.is_done(), done);
+            printer.event(&sample::event(sample::gap(true))).unwrap();
+            // Not shown, so not counted.
+            printer
+                .event(&sample::event(sample::message(
+                    crate::proto::frame::Opcode::Text,
+                    1,
+                )))
+                .unwrap();
+        }
+        assert_eq!(printer.shown(), 2);
+        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 2);
+    }
+}

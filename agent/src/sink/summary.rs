@@ -19,6 +19,8 @@ use crate::{
     proto::{
         event::{Close, CloseKind, Connection, Event, EventKind},
         flow::{ConnId, Direction, PerDirection},
+        observer::Stats,
+        time::Timestamp,
     },
 };
 
@@ -121,6 +123,15 @@ impl<W: Write> Summary<W> {
         Ok(())
     }
 
+    /// What could not be looked into.
+    fn tail(&mut self, stats: &Stats) -> io::Result<()> {
+        if stats.unreadable_tls > 0 {
+            let connections = Counted(stats.unreadable_tls, "connection");
+            writeln!(self.out, "{connections} with TLS, which cannot be read")?;
+        }
+        self.flush()
+    }
+
     fn ended(&mut self, connection: &Connection, close: &Close) -> io::Result<()> {
         let messages = self.messages.remove(&connection.id).unwrap_or_default();
         let totals = &mut self.totals;
@@ -184,10 +195,10 @@ impl<W: Write> Sink for Summary<W> {
         self.out.flush()
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, _end: Timestamp, stats: &Stats) -> io::Result<()> {
         if self.totals.outcomes.is_empty() && self.totals.endings.is_empty() {
             writeln!(self.out, "No WebSocket connections.")?;
-            return self.flush();
+            return self.tail(stats);
         }
         self.release()?;
         let totals = &self.totals;
@@ -218,7 +229,7 @@ impl<W: Write> Sink for Summary<W> {
             Counted(totals.violations, "violation"),
             Counted(totals.gaps, "gap")
         )?;
-        self.flush()
+        self.tail(stats)
     }
 }
 
@@ -279,4 +290,93 @@ fn print(out: &mut impl Write, widths: &[usize; COLUMNS], row: &[&str; COLUMNS])
         }
     }
     writeln!(out, "{}", line.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::{
+            event::{Handshake, Outcome, Rule},
+            frame::Opcode,
+        },
+        sink::sample,
+    };
+
+    fn printed(events: &[Event]) -> String {
+        let mut out = Vec::new();
+        let mut summary = Summary::new(&mut out, Selection::default());
+        for event in events {
+            summary.event(event).unwrap();
+        }
+        summary.finish(sample::TS, &Stats::default()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn rejected() -> Event {
+        let connection = Connection {
+            outcome: Outcome::Rejected,
+            server: "192.0.2.9:80".parse().unwrap(),
+            path: Some("/\u{1b}[31m".into()),
+            ..sample::connection()
+        };
+        let handshake = Handshake {
+            status: Some(403),
+            ..Handshake::default()
+        };
+        sample::on(connection, EventKind::Handshake(Box::new(handshake)))
+    }
+
+    #[test]
+    fn a_row_for_each_connection_then_totals() {
+        let printed = printed(&[
+            sample::event(sample::handshake()),
+            sample::event(sample::message(Opcode::Text, 5)),
+            sample::event(sample::violation(Rule::ReservedBits, 2)),
+            sample::event(sample::close(1001, "bye")),
+            rejected(),
+        ]);
+        let expected = [
+            concat!(
+                "CLIENT           SERVER              HOST AND PATH                      HANDSHAKE   ",
+                "  FRAMES ->  <- FRAMES  BYTES ->  <- BYTES  MESSAGES  LASTED, ENDED"
+            ),
+            concat!(
+                "192.0.2.1:40312  [2001:db8::1]:8080  chat.example:8080/rooms/1?token=x  accepted    ",
+                "          4          1   2.9 KiB       0 B     1 + 0  ",
+                "12.3 s, clean by server, 1001 Going Away \"bye\""
+            ),
+            concat!(
+                "192.0.2.1:40312  192.0.2.9:80        chat.example:8080/\\u{1b}[31m       rejected 403",
+                "          -          -         -         -         -  -"
+            ),
+            "",
+            "2 handshakes: 1 accepted, 1 rejected; ended 1 clean",
+            "-> 4 frames, 1 message, 2.9 KiB of payload",
+            "<- 1 frame, 0 messages, 0 B of payload",
+            "1 violation, 0 gaps",
+        ];
+        assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_nothing() {
+        assert_eq!(printed(&[]), "No WebSocket connections.\n");
+    }
+
+    #[test]
+    fn rows_beyond_those_held_back_come_at_once() {
+        let mut out = Vec::new();
+        let mut summary = Summary::new(&mut out, Selection::default());
+        for _ in 0..ALIGNED_ROWS + 5 {
+            summary.event(&rejected()).unwrap();
+            assert!(summary.held_back.len() < ALIGNED_ROWS);
+        }
+        summary.finish(sample::TS, &Stats::default()).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(
+            out.lines().filter(|l| l.contains("rejected 403")).count(),
+            1005
+        );
+    }
 }

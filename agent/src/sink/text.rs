@@ -324,3 +324,180 @@ fn looks_like_text(preview: &Preview) -> bool {
     text.chars()
         .all(|c| matches!(c, '\t' | '\n' | '\r') || !c.is_control())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        proto::event::{CloseBody, Rule},
+        sink::{no_interfaces, sample},
+    };
+
+    fn printed(colored: bool, kinds: impl IntoIterator<Item = EventKind>) -> String {
+        let mut out = Vec::new();
+        let mut text = Text::new(&mut out, no_interfaces(), colored);
+        for kind in kinds {
+            text.event(&sample::event(kind)).unwrap();
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    const START: &str = "09:05:07.000123  192.0.2.1:40312";
+
+    #[test]
+    fn a_line_says_what_happened() {
+        let pong = Frame {
+            rtt: Some(Duration::from_micros(1240)),
+            ..sample::frame(Direction::ServerToClient, Opcode::Pong, 4)
+        };
+        let odd = Frame {
+            fin: false,
+            rsv: 5,
+            mask: None,
+            ..sample::frame(Direction::ClientToServer, Opcode::Reserved(3), 1536)
+        };
+        let printed = printed(
+            false,
+            [
+                sample::handshake(),
+                sample::text_frame(b"hello\n", true),
+                EventKind::Frame(Box::new(pong)),
+                EventKind::Frame(Box::new(odd)),
+                sample::close_frame(1001, "bye"),
+                sample::message(Opcode::Text, 10),
+                sample::violation(Rule::ReservedBits, 10),
+                sample::gap(true),
+                sample::close(4000, ""),
+            ],
+        );
+        let rest: Vec<_> = printed
+            .lines()
+            .map(|line| {
+                line.strip_prefix(START)
+                    .unwrap()
+                    .replace("[2001:db8::1]:8080", "S")
+            })
+            .collect();
+        assert_eq!(
+            rest,
+            [
+                " -- S handshake    accepted 101 GET /rooms/1?token=x  host chat.example:8080  \
+                 subprotocol chat.v2  extensions permessage-deflate  origin https://example  \
+                 in 1.2 ms",
+                " -> S text              6 B  \"hello\\n\"…",
+                " <- S pong              4 B  round trip 1.2 ms",
+                " -> S reserved_3    1.5 KiB  !fin rsv1 rsv3 unmasked",
+                " <- S close             5 B  1001 Going Away \"bye\"",
+                " -> S message          10 B  text in 2 frames, compressed",
+                " -> S violation    reserved_bits: \\u{1b}[2J (10 times so far)",
+                " <- S gap           1.4 KiB  missing; frames recognised again",
+                " -- S closed       clean by server  4000 private use  after 12.3 s, silent for \
+                 5.0 s  -> 4 frames 2.9 KiB  <- 1 frame 0 B",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_hostile_gets_through() {
+        let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\n\u{2066}";
+        let connection = Connection {
+            host: Some(hostile.into()),
+            path: Some(hostile.repeat(1000)),
+            subprotocol: Some(hostile.into()),
+            ..sample::connection()
+        };
+        let mut out = Vec::new();
+        let mut text = Text::new(&mut out, no_interfaces(), false);
+        for kind in [
+            sample::handshake(),
+            sample::text_frame(hostile.as_bytes(), false),
+            sample::text_frame(b"\x1b\xff\x9b", false),
+            sample::close_frame(1000, hostile),
+            sample::close(1000, hostile),
+            sample::violation(Rule::InvalidUtf8, 1),
+        ] {
+            text.event(&sample::on(connection.clone(), kind)).unwrap();
+        }
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.lines().count(), 6);
+        for c in out.chars().filter(|c| *c != '\n') {
+            assert!(!escape::is_hostile(c), "{c:?}");
+        }
+        assert!(out.lines().all(|line| line.chars().count() < 4000));
+    }
+
+    #[test]
+    fn colour_changes_no_text() {
+        let kinds = || {
+            [
+                sample::text_frame(b"x", false),
+                sample::close(1000, "y"),
+                sample::handshake(),
+            ]
+        };
+        let colored = printed(true, kinds());
+        assert!(colored.contains("\u{1b}[32mtext"));
+        assert_eq!(
+            anstream::adapter::strip_str(&colored).to_string(),
+            printed(false, kinds())
+        );
+    }
+
+    #[test]
+    fn binary_and_compressed_payload_is_hex() {
+        let preview = |bytes: &[u8]| {
+            Some(Preview {
+                bytes: bytes.to_vec(),
+                truncated: false,
+            })
+        };
+        let binary = Frame {
+            payload: preview(b"\x00\xffA"),
+            ..sample::frame(Direction::ServerToClient, Opcode::Binary, 3)
+        };
+        let compressed = Frame {
+            rsv: 4,
+            payload: preview(b"abc"),
+            ..sample::frame(Direction::ServerToClient, Opcode::Text, 3)
+        };
+        // The body of a close frame is shown once.
+        let close = Frame {
+            close: Some(CloseBody {
+                code: Some(CloseCode(1000)),
+                reason: String::new(),
+            }),
+            payload: preview(b"\x03\xe8"),
+            ..sample::frame(Direction::ServerToClient, Opcode::Close, 2)
+        };
+        let kinds = [binary, compressed, close].map(|frame| EventKind::Frame(Box::new(frame)));
+        let printed = printed(false, kinds);
+        let ends: Vec<_> = printed
+            .lines()
+            .map(|line| line.rsplit("  ").next())
+            .collect();
+        assert_eq!(
+            ends,
+            [Some("00ff41"), Some("616263"), Some("1000 Normal Closure")]
+        );
+    }
+
+    #[test]
+    fn columns_grow_and_stay() {
+        let mut out = Vec::new();
+        let mut text = Text::new(&mut out, no_interfaces(), false);
+        for client in ["1.1.1.1:1", "[2001:db8:1:2:3:4:5:6]:40000", "1.1.1.1:1"] {
+            let client = client.parse().unwrap();
+            let connection = Connection {
+                client,
+                ..sample::connection()
+            };
+            text.event(&sample::on(connection, sample::gap(false)))
+                .unwrap();
+        }
+        let out = String::from_utf8(out).unwrap();
+        let arrows: Vec<_> = out.lines().filter_map(|line| line.find("<-")).collect();
+        assert_eq!(arrows, [33, 46, 46]);
+    }
+}
