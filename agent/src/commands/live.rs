@@ -225,7 +225,8 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 self.pass_on()?;
             }
             if stopped || self.sink.is_done() {
-                self.sink.finish()?;
+                let time = self.reader.now();
+                self.sink.finish(time, &self.observer.stats())?;
                 let status = self.status();
                 (self.tell)(&status);
                 return Ok(());

@@ -12,7 +12,8 @@ use std::{io, process::ExitCode};
 
 use crate::{
     cli::{Cli, Command},
-    config::CheckConfig,
+    config::{CheckConfig, PathLabel, SeriesConfig},
+    sink::metrics::{self, MetricsConfig},
 };
 
 /// Does what the command line says. A reader of standard output that has had enough is no failure:
@@ -33,6 +34,20 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match result {
         Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),
         result => result,
+    }
+}
+
+/// The metrics that the flags on labels and series ask for.
+fn metrics_config(series: &SeriesConfig) -> MetricsConfig {
+    MetricsConfig {
+        max_endpoints: usize::try_from(series.max_endpoints).unwrap_or(usize::MAX),
+        connection_series: usize::try_from(series.connection_series).unwrap_or(usize::MAX),
+        series_linger: series.series_linger,
+        path_label: match series.path_label {
+            PathLabel::Template => metrics::PathLabel::Template,
+            PathLabel::Raw => metrics::PathLabel::Raw,
+            PathLabel::None => metrics::PathLabel::None,
+        },
     }
 }
 

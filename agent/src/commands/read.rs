@@ -13,8 +13,9 @@ use std::{
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::metrics_config;
 use crate::{
-    config::{Input, OutputConfig, PathLabel, ReadConfig, Report, Selection, SeriesConfig},
+    config::{Input, OutputConfig, ReadConfig, Report, Selection, SeriesConfig},
     proto::{
         event::Event,
         observer::{Observer, Stats},
@@ -23,7 +24,7 @@ use crate::{
     },
     sink::{
         Sink,
-        metrics::{self, AgentStatus, Metrics, MetricsConfig},
+        metrics::{AgentStatus, Metrics},
         no_interfaces,
         printer::Printer,
         summary::Summary,
@@ -192,18 +193,8 @@ struct Exposition {
 
 impl Exposition {
     fn new(series: &SeriesConfig, selection: Selection, out: Output) -> Self {
-        let config = MetricsConfig {
-            max_endpoints: usize::try_from(series.max_endpoints).unwrap_or(usize::MAX),
-            connection_series: usize::try_from(series.connection_series).unwrap_or(usize::MAX),
-            series_linger: series.series_linger,
-            path_label: match series.path_label {
-                PathLabel::Template => metrics::PathLabel::Template,
-                PathLabel::Raw => metrics::PathLabel::Raw,
-                PathLabel::None => metrics::PathLabel::None,
-            },
-        };
         Self {
-            metrics: Metrics::new(&config),
+            metrics: Metrics::new(&metrics_config(series)),
             selection,
             out,
         }

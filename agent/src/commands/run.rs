@@ -1,14 +1,113 @@
-//! `wstap run`.
+//! `wstap run`: the kernel through the observer, to metrics that are served.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
-use crate::config::RunConfig;
+use anyhow::{Context as _, anyhow};
+use tokio::{net::TcpListener, sync::oneshot};
 
-/// Runs the command.
+use super::{
+    live::{Interrupts, Source},
+    metrics_config,
+};
+use crate::{
+    config::{RunConfig, SeriesConfig},
+    server::{self, ConnectionsEndpoint, Readiness, ServerState},
+    sink::metrics::Metrics,
+    source::kernel::Wake,
+};
+
+/// Threads of the HTTP server. Scrapes are few.
+const SERVER_THREADS: usize = 2;
+
+/// Follows and serves until interrupted.
 ///
 /// # Errors
 ///
-/// It cannot be done.
-pub fn execute(_config: RunConfig) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("wstap run: not built in")
+/// The address cannot be listened on, nothing can be attached, or one of the threads failed.
+pub fn execute(config: RunConfig) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVER_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
+    // Before attaching, so that no signal leaves anything behind.
+    let mut interrupts = Interrupts::listen()?;
+    // Before attaching too: an address that is taken costs nothing then.
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+        let listen = config.listen;
+        anyhow!("listening on {listen}: {error}; choose another address with --listen")
+    })?;
+    let listen = listener.local_addr().context("listening")?;
+
+    let metrics = Arc::new(Metrics::new(&metrics_config(&SeriesConfig {
+        connection_series: config.connection_series,
+        series_linger: config.series_linger,
+        max_endpoints: config.max_endpoints,
+        path_label: config.path_label,
+    })));
+    let readiness = Readiness::default();
+    let state = ServerState {
+        metrics: Arc::clone(&metrics),
+        readiness: readiness.clone(),
+        connections: if config.connections_endpoint {
+            ConnectionsEndpoint::On
+        } else {
+            ConnectionsEndpoint::Off
+        },
+    };
+    let (stop_server, stopped) = oneshot::channel::<()>();
+    let mut server = tokio::spawn(server::serve(listener, state, async {
+        // A sender that is gone means the same as a message.
+        let _ = stopped.await;
+    }));
+
+    // Loading and attaching take some hundred milliseconds; the server answers meanwhile.
+    let capture = config.capture.clone();
+    let source = tokio::task::spawn_blocking(move || Source::open(&capture, Wake::Batch));
+    let source = tokio::select! {
+        source = source => source.context("attaching")??,
+        () = interrupts.next() => return Ok(ExitCode::SUCCESS),
+    };
+    log::info!(
+        "wstap {}, metrics at http://{listen}/metrics, attached with {} to {}",
+        env!("CARGO_PKG_VERSION"),
+        source.attacher().method().as_str(),
+        source.attacher().attached().collect::<Vec<_>>().join(", ")
+    );
+    readiness.programs_attached();
+
+    let (alive, status) = (readiness.clone(), Arc::clone(&metrics));
+    let mut session = source.start(&config.observer, metrics, move |now| {
+        status.update_agent(now);
+        alive.reader_alive();
+    })?;
+    let served = tokio::select! {
+        () = interrupts.next() => Ok(()),
+        () = session.ended() => Ok(()),
+        served = &mut server => flatten(served),
+    };
+    readiness.programs_failed("the agent is stopping");
+    // Detaching takes the kernel some milliseconds an interface.
+    let stopped = tokio::task::spawn_blocking(move || session.stop())
+        .await
+        .context("stopping")?;
+    drop(stop_server);
+    if served.is_ok() {
+        flatten(server.await)?;
+    }
+    stopped?;
+    served?;
+    log::info!("detached from all interfaces");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flatten(served: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    served
+        .map_err(anyhow::Error::from)
+        .and_then(|result| result.map_err(anyhow::Error::from))
+        .context("serving HTTP")
 }

@@ -14,8 +14,6 @@ use std::io;
 
 use crate::proto::{event::Event, observer::Stats, time::Timestamp};
 
-pub mod metrics;
-
 /// Takes events, one at a time, in order.
 pub trait Sink {
     /// Takes an event.

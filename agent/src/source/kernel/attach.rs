@@ -258,13 +258,10 @@ impl Attacher {
 
     /// Brings everything up to what the kernel lists now.
     fn list(&mut self) -> Result<(), KernelError> {
-        let links = self
-            .netlink
-            .links()
-            .map_err(|cause| KernelError::Netlink {
-                doing: "listing the interfaces",
-                cause,
-            })?;
+        let links = self.netlink.links().map_err(|cause| KernelError::Netlink {
+            doing: "listing the interfaces",
+            cause,
+        })?;
         let there: HashSet<_> = links.iter().map(|link| link.index).collect();
         let known = self.interfaces.keys().chain(self.refused.keys());
         let gone: Vec<_> = known

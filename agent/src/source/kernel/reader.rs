@@ -89,7 +89,7 @@ impl Reader {
             records += 1;
             match RecordHeader::decode(&record) {
                 Ok((header, captured)) => {
-                    with_segment(&header, captured, &self.clock, &mut segment)
+                    with_segment(&header, captured, &self.clock, &mut segment);
                 }
                 Err(error) => undecodable(&mut self.undecodable, error),
             }
@@ -228,7 +228,7 @@ mod tests {
             flags: 0x10,
             egress: 1,
             kind: 1,
-            reserved: [0; 3],
+
             scope: 0,
         };
         let clock = Clock::new();
