@@ -212,6 +212,21 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
         let mut next_status = Instant::now();
         let mut next_sweep = next_status + SWEEP_INTERVAL;
         loop {
+            let now = Instant::now();
+            if now >= next_status {
+                let status = self.status();
+                (self.tell)(&status);
+                next_status = now + STATUS_INTERVAL;
+            }
+            if now >= next_sweep {
+                let silent = self.idle_timeout.saturating_add(SWEEP_MARGIN);
+                let removed = self.reader.sweep(silent);
+                if removed > 0 {
+                    log::debug!("removed {removed} silent flows from the kernel's map");
+                }
+                next_sweep = now + SWEEP_INTERVAL;
+            }
+
             let stopped = self.reader.wait(NAP, stop)? == Woken::Stop;
             // Taken before the records, so that none of those that follow is older.
             let time = self.reader.now();
@@ -232,21 +247,6 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 return Ok(());
             }
             self.sink.flush()?;
-
-            let now = Instant::now();
-            if now >= next_status {
-                let status = self.status();
-                (self.tell)(&status);
-                next_status = now + STATUS_INTERVAL;
-            }
-            if now >= next_sweep {
-                let silent = self.idle_timeout.saturating_add(SWEEP_MARGIN);
-                let removed = self.reader.sweep(silent);
-                if removed > 0 {
-                    log::debug!("removed {removed} silent flows from the kernel's map");
-                }
-                next_sweep = now + SWEEP_INTERVAL;
-            }
         }
     }
 

@@ -4,8 +4,8 @@
 //! behind a process that was killed. So such a filter goes inert when the agent's heartbeat stops,
 //! and the next start removes it, whichever method that one uses.
 //!
-//! A clsact qdisc is removed at the end if it is empty and it is ours: made here, or found with
-//! filters in it all of which bear our names.
+//! A clsact qdisc is removed at the end if it is empty and an agent made it: this one, or one whose
+//! filters were found in it and say so.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -40,7 +40,7 @@ use super::{
     interfaces::{Framing, InterfaceNames},
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
-    program::in_map,
+    program::{self, in_map},
     requirements,
 };
 use crate::config::{AttachMode, InterfaceSelection};
@@ -342,6 +342,7 @@ impl Attacher {
                 link.hardware
             ));
         };
+        program::verify(&mut self.ebpf, framing).map_err(|error| error.to_string())?;
         if !is_still(link) {
             return Err("it was renamed".to_owned());
         }
@@ -374,8 +375,9 @@ impl Attacher {
         if survey.removed > 0 {
             log::info!("{}: removed filters of an agent that was killed", link.name);
         }
-        attached.qdisc_is_ours |= survey.is_ours();
-        if self.method == Method::Tcx && attached.qdisc_is_ours && survey.is_empty() {
+        if self.method == Method::Clsact {
+            attached.qdisc_is_ours |= survey.qdisc_is_ours;
+        } else if survey.qdisc_is_ours && survey.is_empty() {
             remove_qdisc(&mut self.netlink, link.index, &link.name);
         }
         let names = globals::PROGRAMS[framing as usize];
@@ -393,7 +395,7 @@ impl Attacher {
                     }
                     TcAttachOptions::Netlink(NlOptions {
                         priority: priority.value,
-                        handle: TcHandle::from(claim.handle()),
+                        handle: TcHandle::from(claim.handle(attached.qdisc_is_ours)),
                         classid: None,
                     })
                 }

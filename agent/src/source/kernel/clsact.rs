@@ -2,7 +2,8 @@
 //!
 //! A filter stays behind an agent that was killed. What is stale is told from what another agent
 //! uses by the filter's handle: an agent holds the abstract socket of that name as long as it
-//! lives. Such names are local to the network namespace, as the filters are.
+//! lives. Such names are local to the network namespace, as the filters are. One bit of the handle
+//! says whether an agent made the qdisc, so that this too outlives the agent.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -21,6 +22,8 @@ use super::netlink::{Connection, Filter, Side};
 const ETH_P_ALL: u16 = 3;
 /// Kind of our filters.
 const KIND: &str = "bpf";
+/// In the handle of a filter of ours: an agent made the qdisc, and the last one to go removes it.
+const QDISC_IS_OURS: u32 = 1 << 31;
 /// Names that are tried for a handle before giving up.
 const ATTEMPTS: usize = 8;
 
@@ -38,7 +41,7 @@ impl Claim {
         for _ in 0..ATTEMPTS {
             // Keyed with the system's random numbers. A handle is not 0, which means any.
             let random = RandomState::new().build_hasher().finish();
-            let handle = (random as u32).max(1);
+            let handle = (random as u32 & !QDISC_IS_OURS).max(1);
             match claim(handle) {
                 Ok(socket) => {
                     return Ok(Self {
@@ -52,14 +55,18 @@ impl Claim {
         Err(last)
     }
 
-    /// The handle.
-    pub fn handle(&self) -> u32 {
-        self.handle
+    /// The handle of a filter in a qdisc that an agent made, or that was there before.
+    pub fn handle(&self, qdisc_is_ours: bool) -> u32 {
+        if qdisc_is_ours {
+            self.handle | QDISC_IS_OURS
+        } else {
+            self.handle
+        }
     }
 }
 
 fn claim(handle: u32) -> io::Result<UnixListener> {
-    let name = format!("wstap/filter/{handle:08x}");
+    let name = format!("wstap/filter/{:08x}", handle & !QDISC_IS_OURS);
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
@@ -77,6 +84,8 @@ pub(super) struct Survey {
     pub living: usize,
     /// Filters of others.
     pub foreign: usize,
+    /// Whether an agent made the qdisc.
+    pub qdisc_is_ours: bool,
     priorities: [Priority; Side::BOTH.len()],
 }
 
@@ -90,7 +99,10 @@ impl Survey {
                 if !is_ours(&filter) {
                     survey.foreign += usize::from(is_filter(&filter));
                     rest.push(filter);
-                } else if is_claimed(filter.handle) {
+                    continue;
+                }
+                survey.qdisc_is_ours |= filter.handle & QDISC_IS_OURS != 0;
+                if is_claimed(filter.handle) {
                     survey.living += 1;
                 } else {
                     netlink.delete_filter(index, side, &filter)?;
@@ -100,12 +112,6 @@ impl Survey {
             *priority = Priority::before(&rest);
         }
         Ok(survey)
-    }
-
-    /// Whether a qdisc that we did not make is to be treated as if we had: it held filters, and
-    /// all of them were ours.
-    pub fn is_ours(&self) -> bool {
-        self.removed + self.living > 0 && self.foreign == 0
     }
 
     /// Whether nothing is in it any more.
@@ -212,9 +218,9 @@ mod tests {
     #[test]
     fn a_claim_ends_with_its_owner() {
         let owner = Claim::new().unwrap();
-        let handle = owner.handle();
-        assert!(is_claimed(handle));
+        let handles = [owner.handle(false), owner.handle(true)];
+        assert!(handles.into_iter().all(is_claimed));
         drop(owner);
-        assert!(!is_claimed(handle));
+        assert!(!handles.into_iter().any(is_claimed));
     }
 }

@@ -19,13 +19,13 @@ use std::io;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use self::requirements::Refusal;
 pub use self::{
     attach::{Attacher, Method},
     counters::Counters,
     interfaces::InterfaceNames,
     reader::Reader,
 };
+use self::{interfaces::Framing, requirements::Refusal};
 use crate::config::CaptureConfig;
 
 /// When records wake the reader.
@@ -157,7 +157,8 @@ pub fn open(
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
 pub fn trial(config: &CaptureConfig) -> Result<(), KernelError> {
     let method = attach::choose(config.attach)?;
-    program::load(config, Wake::Batch, method).map(drop)
+    let mut loaded = program::load(config, Wake::Batch, method)?;
+    program::verify(&mut loaded.ebpf, Framing::Ip)
 }
 
 /// An error and its sources on one line.

@@ -16,6 +16,7 @@ use wstap_common::{
 use super::{
     KernelError, Wake,
     attach::{HEARTBEAT_TIMEOUT, Method},
+    interfaces::Framing,
     requirements::{self, CGROUP_ACCOUNTING, Privileges},
 };
 use crate::config::CaptureConfig;
@@ -102,13 +103,8 @@ pub(super) fn load(
     }
     let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
 
-    for name in globals::PROGRAMS.into_iter().flatten() {
-        let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
-        program.load().map_err(|error| program_error(name, error))?;
-    }
+    // Every network namespace has a loopback interface, which is Ethernet to us.
+    verify(&mut ebpf, Framing::Ethernet)?;
     let log = if log_level > 0 {
         EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
@@ -117,14 +113,7 @@ pub(super) fn load(
         None
     };
 
-    let mut ports = take::<Array<MapData, u64>>(&mut ebpf, globals::PORTS_MAP)?;
-    for (word, bits) in (0..).zip(port_bits(config)) {
-        if bits != 0 {
-            ports
-                .set(word, bits, 0)
-                .map_err(in_map(globals::PORTS_MAP))?;
-        }
-    }
+    set_ports(&mut ebpf, config)?;
     Ok(Loaded {
         ring: take(&mut ebpf, globals::RECORDS_MAP)?,
         counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
@@ -134,6 +123,34 @@ pub(super) fn load(
         ebpf,
         log,
     })
+}
+
+/// Has the verifier look at the programs for one framing, unless it has. Each takes it some hundred
+/// milliseconds, so those that may never be needed wait until they are. The maps must still be open.
+pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
+    for name in globals::PROGRAMS[framing as usize] {
+        let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(program_error(name, error)),
+        }
+    }
+    Ok(())
+}
+
+fn set_ports(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), KernelError> {
+    let name = globals::PORTS_MAP;
+    let map = ebpf.map_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let mut ports = Array::<_, u64>::try_from(map).map_err(in_map(name))?;
+    for (word, bits) in (0..).zip(port_bits(config)) {
+        if bits != 0 {
+            ports.set(word, bits, 0).map_err(in_map(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Says that an operation on a map failed.
