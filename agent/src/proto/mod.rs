@@ -5,7 +5,8 @@ pub mod event;
 pub mod flow;
 pub mod frame;
 pub mod observer;
-pub mod reassembly;
+
 pub mod segment;
 pub mod seq;
+pub mod tcp;
 pub mod time;
