@@ -5,7 +5,6 @@ pub mod event;
 pub mod flow;
 pub mod frame;
 pub mod observer;
-
 pub mod segment;
 pub mod seq;
 pub mod tcp;
