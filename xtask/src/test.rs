@@ -66,40 +66,36 @@ fn clippy() -> Result<()> {
 /// Lints the kernel program.
 ///
 /// For its own target where the linked toolchain brings clippy. Debian's does not, and clippy reads
-/// no `core` but that of its own compiler; then the clippy at hand reads the crate for this machine,
-/// which it compiles for as well, and the linked compiler's own lints read it for the BPF target.
+/// no `core` but that of its own compiler; then the clippy at hand reads the package for this
+/// machine, for which it compiles as well, and the linked compiler's own lints read it for BPF.
 fn clippy_ebpf(compiler: &Compiler) -> Result<()> {
     if compiler.has_clippy() {
-        let mut cargo = ebpf_cargo("clippy");
-        return process::run(cargo.args(["--", "-D", "warnings"]));
+        return process::run(&mut ebpf_cargo("clippy"));
     }
     println!("Toolchain `{TOOLCHAIN}` has no clippy: linting for this machine, checking for BPF");
     let mut cargo = process::cargo();
     // Without the standard library there is no unwinding.
     cargo.env("CARGO_PROFILE_DEV_PANIC", "abort");
-    cargo.args(["clippy", "--package", EBPF, "--", "-D", "warnings"]);
-    process::run(&mut cargo)?;
-    let mut cargo = ebpf_cargo("rustc");
-    process::run(cargo.args(["--profile=check", "--", "-D", "warnings"]))
+    cargo.args(["clippy", "--package", EBPF, "--all-targets"]);
+    process::run(cargo.args(["--", "-D", "warnings"]))?;
+    process::run(&mut ebpf_cargo("check"))
 }
 
-/// Cargo of the linked toolchain, for the BPF target.
+/// Cargo of the linked toolchain, for the BPF target, with warnings as errors.
 fn ebpf_cargo(subcommand: &str) -> Command {
+    // `aya-ebpf` has to be told of the machine on which the program will run. Flags are separated
+    // by the unit separator.
+    let arch = std::env::consts::ARCH;
+    let flags = format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Dwarnings");
     let mut cargo = Command::new("rustup");
     cargo
         .current_dir(workspace::root())
         .env("RUSTUP_AUTO_INSTALL", "0")
         .env("RUSTC_BOOTSTRAP", "1")
-        // `aya-ebpf` has to be told of the machine on which the program will run.
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
-        )
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .args(["run", TOOLCHAIN, "cargo", subcommand, "--package", EBPF])
         .args(["--target", EBPF_TARGET, "-Zbuild-std=core", "--target-dir"])
         .arg(workspace::target().join("xtask/check-ebpf"));
-    // The compiler of the cargo that runs this program is another.
-    cargo.env_remove("RUSTC");
     cargo
 }
 
@@ -121,7 +117,8 @@ fn documentation() -> Result<()> {
 
 /// Everything that the tests run: by itself, so that its time and its errors stand apart.
 fn build() -> Result<()> {
-    process::run(test_command().arg("--no-run"))
+    process::run(test_command().arg("--no-run"))?;
+    process::run(ebpf_test_command().arg("--no-run"))
 }
 
 /// The development profile: most of the dependencies are built in it already, for this program.
@@ -134,18 +131,34 @@ fn test_command() -> Command {
     cargo
 }
 
+/// What of the kernel program can be tested without a kernel.
+fn ebpf_test_command() -> Command {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--package", EBPF, "--lib"]);
+    cargo
+}
+
 fn tests(tally: &mut Tally, no_kernel: bool) -> Result<()> {
+    counted(&mut ebpf_test_command(), tally)?;
     let mut cargo = test_command();
     if no_kernel {
         cargo.env(NO_KERNEL_TESTS.0, NO_KERNEL_TESTS.1);
     }
     // All of them, whatever fails: one run tells everything.
-    cargo.arg("--no-fail-fast");
+    counted(cargo.arg("--no-fail-fast"), tally)?;
+    if tally.passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(())
+}
+
+/// Runs tests, shows what they print, and adds up their results.
+fn counted(cargo: &mut Command, tally: &mut Tally) -> Result<()> {
     let mut child = cargo
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("cannot run `{}`", process::shown(&cargo)))?;
+        .with_context(|| format!("cannot run `{}`", process::shown(cargo)))?;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("cannot read what the tests say")?;
@@ -156,10 +169,7 @@ fn tests(tally: &mut Tally, no_kernel: bool) -> Result<()> {
     }
     let status = child.wait().context("cannot wait for the tests")?;
     if !status.success() {
-        bail!("`{}` failed ({status})", process::shown(&cargo));
-    }
-    if tally.passed == 0 {
-        bail!("no test ran");
+        bail!("`{}` failed ({status})", process::shown(cargo));
     }
     Ok(())
 }
