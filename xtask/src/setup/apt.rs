@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -94,7 +94,9 @@ pub fn ensure(packages: &[&str], purpose: &str) -> Result<()> {
         update()?;
         done = install(&absent);
     }
-    done.with_context(|| format!("cannot install what {purpose} needs: {names}"))?;
+    done.with_context(|| {
+        format!("`apt-get install --no-install-recommends {names}`, for {purpose}, failed")
+    })?;
     keep_stopped(&absent);
     Ok(())
 }
@@ -116,14 +118,20 @@ fn install(packages: &[&str]) -> Result<()> {
     let mut command = process::limited(INSTALL_LIMIT, "sh");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-ec", INSTALL, "sh"])
+        .args(["-ec", INSTALL, "apt-install"])
         .args(packages);
-    process::run(&mut command).map_err(|_| {
-        anyhow::anyhow!(
-            "`apt-get install --no-install-recommends {}` failed",
-            packages.join(" ")
-        )
-    })
+    // Hundreds of lines that nobody reads, unless it fails.
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run apt-get")?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let tail: Vec<_> = said.lines().rev().take(5).collect();
+    let tail: Vec<_> = tail.into_iter().rev().collect();
+    bail!("{}: {}", output.status, tail.join("; "))
 }
 
 /// Keeps the services of packages that the tests only take a program from away from the next boot.
