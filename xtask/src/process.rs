@@ -94,3 +94,31 @@ pub fn find(program: &str) -> Option<PathBuf> {
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_stopped_and_named() {
+        let mut command = limited(Duration::from_secs(1), "sleep");
+        let error = capture(command.arg("30")).unwrap_err().to_string();
+        assert_eq!(error, "`sleep 30` did not finish in time and was stopped");
+    }
+
+    #[test]
+    fn a_failure_carries_what_was_said() {
+        let mut command = Command::new("sh");
+        let error = capture(command.args(["-c", "echo no >&2; exit 3"])).unwrap_err();
+        let error = error.to_string();
+        assert!(error.ends_with("failed (exit status: 3): no"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = run(&mut Command::new("wstap-no-such-program")).unwrap_err();
+        assert!(error.to_string().contains("wstap-no-such-program"));
+        assert_eq!(find("wstap-no-such-program"), None);
+        assert!(find("sh").is_some());
+    }
+}
