@@ -5,8 +5,8 @@ mod clients;
 mod server;
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::{build, process, run, workspace};
+use crate::{build, http, process, run, workspace};
 
 /// Where the agent serves by default.
 const METRICS_PORT: u16 = 9466;
@@ -203,7 +203,7 @@ impl Wstap {
             if let Some(status) = self.child.try_wait().context("cannot look at the agent")? {
                 bail!("`wstap run` ended by itself ({status})");
             }
-            let said = match get(metrics, "/readyz") {
+            let said = match http::get(metrics, "/readyz") {
                 Ok((200, _)) => return Ok(()),
                 Ok((status, body)) => format!("it answers {status}, {}", body.trim()),
                 Err(error) => format!("{error:#}"),
@@ -241,26 +241,9 @@ impl Wstap {
     }
 }
 
-/// Status and body of an answer over HTTP.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let limit = Duration::from_secs(2);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    // HTTP/1.0: the answer ends with the connection, and is in one piece.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .context("the answer has no end of its head")?;
-    let status = head.split_whitespace().nth(1).unwrap_or_default();
-    let status = status.parse().context("the answer has no status")?;
-    Ok((status, body.to_owned()))
-}
-
 /// The lines of the exposition that tell most.
 fn excerpt(metrics: SocketAddr) -> Result<String> {
-    let (status, body) = get(metrics, "/metrics")?;
+    let (status, body) = http::get(metrics, "/metrics")?;
     if status != 200 {
         bail!("/metrics answers {status}");
     }

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod http;
 mod process;
 mod run;
 mod setup;

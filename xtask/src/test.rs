@@ -21,6 +21,12 @@ const PEERS: &str = "WSTAP_PEERS";
 
 /// Runs every step, up to the first that fails.
 pub fn command(no_kernel: bool) -> Result<()> {
+    if !no_kernel && !process::is_root() {
+        bail!(
+            "the tests that load the kernel program need root: run it as root, or leave them out \
+             with --no-kernel"
+        );
+    }
     let mut steps = Steps::default();
     let mut tally = Tally::default();
     let done = all(&mut steps, &mut tally, no_kernel);

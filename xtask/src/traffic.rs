@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use crate::http;
+
 /// A server waits no longer than this for its client to come and to go on.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -33,6 +35,11 @@ pub enum Role {
         size: usize,
         /// How many
         count: u64,
+    },
+    /// Prints the agent's metrics
+    Metrics {
+        /// Where it listens
+        address: SocketAddr,
     },
 }
 
@@ -68,6 +75,10 @@ pub fn command(role: Role) -> Result<()> {
             size,
             count,
         } => send(kind, address, size, count),
+        Role::Metrics { address } => {
+            print!("{}", http::get(address, "/metrics")?.1);
+            Ok(())
+        }
     }
 }
 
