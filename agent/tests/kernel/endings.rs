@@ -29,20 +29,29 @@ fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream)
     let listener = pair.server.listen(to);
     let mut client = pair.client.connect(to).expect("a listening server");
     let (mut server, _) = listener.accept().expect("a client");
-    client.write_all(REQUEST.as_bytes()).expect("an open connection");
+    client
+        .write_all(REQUEST.as_bytes())
+        .expect("an open connection");
     must_read(&mut server, REQUEST.len());
-    server.write_all(answer.as_bytes()).expect("an open connection");
+    server
+        .write_all(answer.as_bytes())
+        .expect("an open connection");
     must_read(&mut client, answer.len());
     (client, server)
 }
 
 fn must_read(stream: &mut TcpStream, n: usize) {
-    stream.read_exact(&mut vec![0; n]).expect("what the other end sent");
+    stream
+        .read_exact(&mut vec![0; n])
+        .expect("what the other end sent");
 }
 
 /// Has the kernel answer with a RST when the socket is closed.
 fn reset(stream: TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger)
         .expect("a socket option");
     drop(stream);
@@ -55,8 +64,14 @@ fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
     labels.extend((!initiator.is_empty()).then_some(("initiator", initiator)));
     eventually("the ending is counted", Duration::from_secs(10), || {
         let closed = agent.tally().closed;
-        let n = agent.metrics().sum("websocket_connections_closed_total", &labels);
-        if n == 1 { Ok(()) } else { Err(format!("{kind} {code} {initiator}; agent: {closed:?}")) }
+        let n = agent
+            .metrics()
+            .sum("websocket_connections_closed_total", &labels);
+        if n == 1 {
+            Ok(())
+        } else {
+            Err(format!("{kind} {code} {initiator}; agent: {closed:?}"))
+        }
     });
 }
 
@@ -78,7 +93,9 @@ fn without_a_close_frame() {
     let (mut client, mut server) = answered(&pair, at("10.77.0.2:8081"), ACCEPTED);
     server.write_all(TEXT).expect("an open connection");
     must_read(&mut client, TEXT.len());
-    server.shutdown(Shutdown::Write).expect("an open connection");
+    server
+        .shutdown(Shutdown::Write)
+        .expect("an open connection");
     must_read_end(&mut client);
     drop(client);
     must_be_closed(&agent, "fin", "1006", "server");
@@ -101,7 +118,9 @@ fn with_a_close_frame_one_way() {
     let pair = Pair::new();
     let agent = Agent::run(&pair.server, "");
     let (mut client, mut server) = answered(&pair, at(Pair::V6), ACCEPTED);
-    server.write_all(&[0x88, 2, 0x03, 0xe9]).expect("an open connection");
+    server
+        .write_all(&[0x88, 2, 0x03, 0xe9])
+        .expect("an open connection");
     must_read(&mut client, 4);
     drop(client);
     must_read_end(&mut server);
@@ -115,14 +134,29 @@ fn close_codes_as_sent() {
     let pair = Pair::new();
     let agent = Agent::run(&pair.client, "");
     let mut expected = super::support::tally::Tally::default();
-    for (i, close) in [None, Some((1011, "")), Some((3000, "registered")), Some((4999, "private"))]
-        .into_iter()
-        .enumerate()
+    for (i, close) in [
+        None,
+        Some((1011, "")),
+        Some((3000, "registered")),
+        Some((4999, "private")),
+    ]
+    .into_iter()
+    .enumerate()
     {
         for closer in [Closer::Client, Closer::Server] {
-            let script = Script { connections: 1, seed: i as u64, closer, close };
+            let script = Script {
+                connections: 1,
+                seed: i as u64,
+                closer,
+                close,
+            };
             let tally = Load::whole(
-                &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script, 2,
+                &pair.client,
+                &pair.server,
+                at(Pair::V4),
+                at(Pair::V4),
+                script,
+                2,
             );
             expected = expected + &tally;
         }
@@ -159,19 +193,33 @@ fn refused_and_unanswered_attempts_open_nothing() {
     let (client, server) = answered(&pair, at("10.77.0.2:8082"), &wrong);
     drop((client, server));
 
-    eventually("three outcomes are counted", Duration::from_secs(10), || {
-        let metrics = agent.metrics();
-        let of = |outcome, status| {
-            let labels = [("outcome", outcome), ("status", status)];
-            metrics.sum("websocket_handshakes_total", &labels)
-        };
-        let counted = [of("rejected", "403"), of("unanswered", ""), of("invalid", "101")];
-        if counted == [1, 1, 1] { Ok(()) } else { Err(format!("{counted:?}")) }
-    });
+    eventually(
+        "three outcomes are counted",
+        Duration::from_secs(10),
+        || {
+            let metrics = agent.metrics();
+            let of = |outcome, status| {
+                let labels = [("outcome", outcome), ("status", status)];
+                metrics.sum("websocket_handshakes_total", &labels)
+            };
+            let counted = [
+                of("rejected", "403"),
+                of("unanswered", ""),
+                of("invalid", "101"),
+            ];
+            if counted == [1, 1, 1] {
+                Ok(())
+            } else {
+                Err(format!("{counted:?}"))
+            }
+        },
+    );
     let metrics = agent.metrics();
     assert_eq!(metrics.sum("websocket_handshakes_total", &[]), 3);
-    let violations =
-        metrics.sum("websocket_protocol_violations_total", &[("rule", "wrong_accept")]);
+    let violations = metrics.sum(
+        "websocket_protocol_violations_total",
+        &[("rule", "wrong_accept")],
+    );
     assert_eq!(violations, 1);
     agent.must_have_active(0);
 }

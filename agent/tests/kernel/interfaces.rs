@@ -20,9 +20,15 @@ fn interfaces_come_and_go() {
         agent.must_be_attached(1);
         let mut expected = Tally::default();
         for seed in 0..2 {
-            Netns::veth((&client, "c0", &Pair::CLIENT), (&server, "s0", &Pair::SERVER));
+            Netns::veth(
+                (&client, "c0", &Pair::CLIENT),
+                (&server, "s0", &Pair::SERVER),
+            );
             agent.must_be_attached(2);
-            let script = Script { seed, ..Script::default() };
+            let script = Script {
+                seed,
+                ..Script::default()
+            };
             let tally = Load::whole(&client, &server, at(Pair::V4), at(Pair::V4), script, 20);
             expected = expected + &tally;
             agent.must_count(&expected);
@@ -43,7 +49,12 @@ fn interfaces_that_are_down_are_attached_when_they_come_up() {
     pair.client.ip("link set c0 up");
     agent.must_be_attached(2);
     let tally = Load::whole(
-        &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default(), 20,
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        Script::default(),
+        20,
     );
     agent.must_count(&tally);
 }
@@ -65,9 +76,21 @@ fn interfaces_by_name() {
         let agent = Agent::run(&pair.client, flags);
         agent.must_be_attached(attached);
         let unseen = at("10.78.0.2:8080");
-        Load::whole(&pair.client, &pair.server, unseen, unseen, Script::default(), 5);
+        Load::whole(
+            &pair.client,
+            &pair.server,
+            unseen,
+            unseen,
+            Script::default(),
+            5,
+        );
         let tally = Load::whole(
-            &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default(), 5,
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            Script::default(),
+            5,
         );
         agent.must_count(&tally);
     }
@@ -80,9 +103,21 @@ fn ports_by_number_and_range() {
     for flags in ["-p 8080", "--port 8000-8090", "-p 1 -p 8080-8080"] {
         let agent = Agent::run(&pair.client, flags);
         let unseen = at("10.77.0.2:9090");
-        Load::whole(&pair.client, &pair.server, unseen, unseen, Script::default(), 5);
+        Load::whole(
+            &pair.client,
+            &pair.server,
+            unseen,
+            unseen,
+            Script::default(),
+            5,
+        );
         let tally = Load::whole(
-            &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default(), 5,
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            Script::default(),
+            5,
         );
         agent.must_count(&tally);
         let labels = [("verdict", "unwatched_port")];

@@ -1,9 +1,6 @@
 //! What is attached while the agent lives, and what remains of it.
 
-use std::{
-    process::Command,
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -20,16 +17,22 @@ use super::{
 
 /// All filters of a device, both ways.
 fn filters(ns: &Netns, device: &str) -> String {
-    ["ingress", "egress"].map(|hook| ns.tc(&format!("filter show dev {device} {hook}"))).concat()
+    ["ingress", "egress"]
+        .map(|hook| ns.tc(&format!("filter show dev {device} {hook}")))
+        .concat()
 }
 
 /// Lines of our filters.
 fn ours(filters: &str) -> usize {
-    filters.lines().filter(|line| line.contains("wstap_")).count()
+    filters
+        .lines()
+        .filter(|line| line.contains("wstap_"))
+        .count()
 }
 
 fn has_clsact(ns: &Netns, device: &str) -> bool {
-    ns.tc(&format!("qdisc show dev {device}")).contains("clsact")
+    ns.tc(&format!("qdisc show dev {device}"))
+        .contains("clsact")
 }
 
 /// Waits until the kernel has none of these programs any more.
@@ -38,10 +41,16 @@ fn must_be_unloaded(programs: impl IntoIterator<Item = u32>) {
     for id in programs {
         eventually("the program is gone", Duration::from_secs(5), || {
             let id = id.to_string();
-            let shown = Command::new("bpftool").args(["prog", "show", "id", &id]).output();
+            let shown = Command::new("bpftool")
+                .args(["prog", "show", "id", &id])
+                .output();
             let shown = shown.expect("bpftool runs");
             let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-            if shown.status.success() { Err(text) } else { Ok(()) }
+            if shown.status.success() {
+                Err(text)
+            } else {
+                Ok(())
+            }
         });
     }
 }
@@ -50,13 +59,25 @@ fn must_be_unloaded(programs: impl IntoIterator<Item = u32>) {
 fn run_and_end(pair: &Pair, attach: &str, signal: Signal) -> Vec<u32> {
     let agent = Agent::run(&pair.server, &format!("--attach {attach}"));
     let programs: Vec<_> = held(agent.process.pid(), "prog_id").into_iter().collect();
-    assert!(!programs.is_empty(), "an agent that is ready has loaded programs");
+    assert!(
+        !programs.is_empty(),
+        "an agent that is ready has loaded programs"
+    );
     let attached = ours(&filters(&pair.server, "s0"));
-    assert_eq!(attached, if attach == "clsact" { 2 } else { 0 }, "one filter for each direction");
+    assert_eq!(
+        attached,
+        if attach == "clsact" { 2 } else { 0 },
+        "one filter for each direction"
+    );
 
     // Its end comes in the middle of something.
-    let load =
-        Load::open(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default());
+    let load = Load::open(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        Script::default(),
+    );
     load.exchange(10);
     agent.must_have_active(3);
     if signal == Signal::SIGKILL {
@@ -80,8 +101,15 @@ fn signals_leave_nothing_behind() {
             let pair = Pair::new();
             let programs = run_and_end(&pair, attach, signal);
             for device in ["lo", "s0"] {
-                assert_eq!(filters(&pair.server, device), "", "{attach}, {signal}, {device}");
-                assert!(!has_clsact(&pair.server, device), "{attach}, {signal}, {device}");
+                assert_eq!(
+                    filters(&pair.server, device),
+                    "",
+                    "{attach}, {signal}, {device}"
+                );
+                assert!(
+                    !has_clsact(&pair.server, device),
+                    "{attach}, {signal}, {device}"
+                );
             }
             must_be_unloaded(programs);
             let net = pair.server.run("bpftool", &["net", "show"]);
@@ -107,7 +135,11 @@ fn clsact_filters_of_a_killed_agent_are_replaced() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let mut orphans = run_and_end(&pair, "clsact", Signal::SIGKILL);
-    assert_eq!(ours(&filters(&pair.server, "s0")), 2, "nobody was left to remove them");
+    assert_eq!(
+        ours(&filters(&pair.server, "s0")),
+        2,
+        "nobody was left to remove them"
+    );
     // Killed twice, they are still replaced and not added to.
     orphans.extend(run_and_end(&pair, "clsact", Signal::SIGKILL));
     assert_eq!(ours(&filters(&pair.server, "s0")), 2);
@@ -116,7 +148,12 @@ fn clsact_filters_of_a_killed_agent_are_replaced() {
     assert_eq!(ours(&filters(&pair.server, "s0")), 2);
     must_be_unloaded(orphans);
     let tally = Load::whole(
-        &pair.client, &pair.server, at(Pair::V6), at(Pair::V6), Script::default(), 20,
+        &pair.client,
+        &pair.server,
+        at(Pair::V6),
+        at(Pair::V6),
+        Script::default(),
+        20,
     );
     agent.must_count(&tally);
     agent.stop(Signal::SIGTERM);
@@ -155,7 +192,12 @@ fn foreign_filters_and_qdiscs_stay() {
         for signal in [Signal::SIGTERM, Signal::SIGKILL, Signal::SIGINT] {
             let agent = Agent::run(ns, &format!("--attach {attach}"));
             let tally = Load::whole(
-                &pair.client, ns, at(Pair::V4), at(Pair::V4), Script::default(), 10,
+                &pair.client,
+                ns,
+                at(Pair::V4),
+                at(Pair::V4),
+                Script::default(),
+                10,
             );
             agent.must_count(&tally);
             programs.extend(held(agent.process.pid(), "prog_id"));
@@ -180,13 +222,23 @@ fn two_agents_at_once_count_the_same() {
     let first = Agent::run(&pair.server, "--attach tcx");
     let second = Agent::run(&pair.server, "--attach tcx");
     let tally = Load::whole(
-        &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default(), 20,
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        Script::default(),
+        20,
     );
     first.must_count(&tally);
     second.must_count(&tally);
     first.stop(Signal::SIGTERM);
     let more = Load::whole(
-        &pair.client, &pair.server, at(Pair::V6), at(Pair::V6), Script::default(), 20,
+        &pair.client,
+        &pair.server,
+        at(Pair::V6),
+        at(Pair::V6),
+        Script::default(),
+        20,
     );
     second.must_count(&(tally + &more));
 }

@@ -41,7 +41,10 @@ impl Pair {
 
     #[track_caller]
     fn new() -> Self {
-        let pair = Self { client: Netns::new("client"), server: Netns::new("server") };
+        let pair = Self {
+            client: Netns::new("client"),
+            server: Netns::new("server"),
+        };
         Netns::veth(
             (&pair.client, "c0", &Self::CLIENT),
             (&pair.server, "s0", &Self::SERVER),

@@ -21,18 +21,36 @@ fn since(now: &Tally, before: &Tally) -> Tally {
 
 fn picked_up(attach: &str, at_the_client: bool) {
     let pair = Pair::new();
-    let script = Script { connections: 5, ..Script::default() };
-    let load = Load::open(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script);
+    let script = Script {
+        connections: 5,
+        ..Script::default()
+    };
+    let load = Load::open(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
     load.exchange(20);
     let unseen = load.so_far();
 
-    let ns = if at_the_client { &pair.client } else { &pair.server };
+    let ns = if at_the_client {
+        &pair.client
+    } else {
+        &pair.server
+    };
     let agent = Agent::run(ns, &format!("--attach {attach}"));
     assert_eq!(agent.tally(), Tally::default(), "nothing has passed yet");
     load.exchange(40);
     agent.must_have_active(5);
     let midstream = [("outcome", "midstream")];
-    assert_eq!(agent.metrics().sum("websocket_handshakes_total", &midstream), 5);
+    assert_eq!(
+        agent
+            .metrics()
+            .sum("websocket_handshakes_total", &midstream),
+        5
+    );
 
     // Recognition may cost the first frames, and invents none.
     let sent = since(&load.so_far(), &unseen);
@@ -46,7 +64,10 @@ fn picked_up(attach: &str, at_the_client: bool) {
             assert!(*n <= sent, "{opcode}: {n} counted and {sent} sent");
         }
         let (sent, counted) = (sent.total(), counted.total());
-        assert!(counted * 10 >= sent * 8, "{counted} of {sent} frames were recognised");
+        assert!(
+            counted * 10 >= sent * 8,
+            "{counted} of {sent} frames were recognised"
+        );
     }
 
     // From then on they are like any other.

@@ -22,8 +22,18 @@ fn exact(connections: u64, messages: u64, at_least: u64) {
     let pair = Pair::new();
     let agent = Agent::run(&pair.server, "--ring-buffer 64M");
     let start = Instant::now();
-    let script = Script { connections, seed: connections, ..Script::default() };
-    let load = Load::open(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script);
+    let script = Script {
+        connections,
+        seed: connections,
+        ..Script::default()
+    };
+    let load = Load::open(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
     agent.must_have_active(connections);
     // In parts: the peers are to be counted, not to outrun an agent that was built for debugging.
     let part = (5000 / connections).min(messages);
@@ -34,8 +44,14 @@ fn exact(connections: u64, messages: u64, at_least: u64) {
     agent.must_count(&tally);
     agent.must_have_active(0);
     let frames = tally.client_to_server.total() + tally.server_to_client.total();
-    assert!(frames >= at_least, "{frames} frames are fewer than the {at_least} that were meant");
-    eprintln!("{connections} connections, {frames} frames in {:?}:\n{tally}", start.elapsed());
+    assert!(
+        frames >= at_least,
+        "{frames} frames are fewer than the {at_least} that were meant"
+    );
+    eprintln!(
+        "{connections} connections, {frames} frames in {:?}:\n{tally}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -55,8 +71,13 @@ fn what_a_full_ring_loses_is_counted() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let mut agent = Agent::run(&pair.server, "--ring-buffer 256K");
-    let load =
-        Load::open(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default());
+    let load = Load::open(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        Script::default(),
+    );
     load.exchange(10);
     let before = agent.metrics().sum("wstap_samples_lost_total", &[]);
     assert_eq!(before, 0, "nothing is lost while there is room");
@@ -65,8 +86,14 @@ fn what_a_full_ring_loses_is_counted() {
     load.exchange(800);
     agent.process.signal(Signal::SIGCONT);
     eventually("losses are counted", Duration::from_secs(10), || {
-        let lost = agent.metrics().sum("wstap_samples_lost_total", &[("reason", "ring_full")]);
-        if lost > 0 { Ok(()) } else { Err("none lost".to_owned()) }
+        let lost = agent
+            .metrics()
+            .sum("wstap_samples_lost_total", &[("reason", "ring_full")]);
+        if lost > 0 {
+            Ok(())
+        } else {
+            Err("none lost".to_owned())
+        }
     });
     load.close();
     agent.process.must_live();
@@ -74,13 +101,26 @@ fn what_a_full_ring_loses_is_counted() {
     // And a connection that comes after is counted like any other.
     let before = agent.tally();
     let tally = Load::whole(
-        &pair.client, &pair.server, at(Pair::V6), at(Pair::V6), Script::default(), 20,
+        &pair.client,
+        &pair.server,
+        at(Pair::V6),
+        at(Pair::V6),
+        Script::default(),
+        20,
     );
     let expected = before + &tally;
-    eventually("a later connection is counted", Duration::from_secs(10), || {
-        let now = agent.tally();
-        if now == expected { Ok(()) } else { Err(format!("expected\n{expected}\nagent\n{now}")) }
-    });
+    eventually(
+        "a later connection is counted",
+        Duration::from_secs(10),
+        || {
+            let now = agent.tally();
+            if now == expected {
+                Ok(())
+            } else {
+                Err(format!("expected\n{expected}\nagent\n{now}"))
+            }
+        },
+    );
     agent.stop(Signal::SIGTERM);
 }
 
@@ -103,21 +143,31 @@ fn a_large_message_at_full_speed_is_one_frame() {
         // The key and the answer to it are those of RFC 6455, section 1.3.
         let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
             Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        stream.write_all(answer.as_bytes()).expect("a client that reads");
+        stream
+            .write_all(answer.as_bytes())
+            .expect("a client that reads");
         stream.write_all(&[0x82, 127]).expect("a client that reads");
-        stream.write_all(&(LEN as u64).to_be_bytes()).expect("a client that reads");
+        stream
+            .write_all(&(LEN as u64).to_be_bytes())
+            .expect("a client that reads");
         let chunk = vec![0x81; 1 << 20];
         for _ in 0..LEN >> 20 {
             stream.write_all(&chunk).expect("a client that reads");
         }
-        stream.write_all(&[0x88, 2, 0x03, 0xe8]).expect("a client that reads");
-        stream.read_to_end(&mut Vec::new()).expect("the client's close frame");
+        stream
+            .write_all(&[0x88, 2, 0x03, 0xe8])
+            .expect("a client that reads");
+        stream
+            .read_to_end(&mut Vec::new())
+            .expect("the client's close frame");
     });
     let mut stream = pair.client.connect(at(Pair::V4)).expect("a server");
     let request = "GET /large HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
         Sec-WebSocket-Version: 13\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("a server that reads");
+    stream
+        .write_all(request.as_bytes())
+        .expect("a server that reads");
     let mut rest = LEN + 10 + 4;
     let mut buf = vec![0; 1 << 20];
     let mut head = Vec::new();
@@ -129,24 +179,32 @@ fn a_large_message_at_full_speed_is_one_frame() {
         let n = rest.min(buf.len());
         rest -= stream.read(&mut buf[..n]).expect("the frame");
     }
-    stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).expect("a server that reads");
+    stream
+        .write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8])
+        .expect("a server that reads");
     drop(stream);
     server.join().expect("the server");
 
     let frames = [("direction", "server_to_client"), ("opcode", "binary")];
-    eventually("the frame is counted whole", Duration::from_secs(10), || {
-        let metrics = agent.metrics();
-        let counted = metrics.sum("websocket_frames_total", &frames);
-        let bytes = metrics.sum("websocket_frame_payload_bytes_total", &frames);
-        let closed = metrics.sum(
-            "websocket_connections_closed_total",
-            &[("kind", "clean"), ("code", "1000"), ("initiator", "server")],
-        );
-        if (counted, bytes, closed) == (1, LEN as u64, 1) {
-            Ok(())
-        } else {
-            let losses = agent.losses();
-            Err(format!("{counted} frames of {bytes} bytes, {closed} closed; losses: {losses}"))
-        }
-    });
+    eventually(
+        "the frame is counted whole",
+        Duration::from_secs(10),
+        || {
+            let metrics = agent.metrics();
+            let counted = metrics.sum("websocket_frames_total", &frames);
+            let bytes = metrics.sum("websocket_frame_payload_bytes_total", &frames);
+            let closed = metrics.sum(
+                "websocket_connections_closed_total",
+                &[("kind", "clean"), ("code", "1000"), ("initiator", "server")],
+            );
+            if (counted, bytes, closed) == (1, LEN as u64, 1) {
+                Ok(())
+            } else {
+                let losses = agent.losses();
+                Err(format!(
+                    "{counted} frames of {bytes} bytes, {closed} closed; losses: {losses}"
+                ))
+            }
+        },
+    );
 }

@@ -15,7 +15,9 @@ use super::{
 fn sides(agent: &Agent) -> Vec<String> {
     let metrics = agent.metrics();
     let frames = metrics.of("websocket_frames_total");
-    let mut sides: Vec<_> = frames.map(|sample| sample.label("side").to_owned()).collect();
+    let mut sides: Vec<_> = frames
+        .map(|sample| sample.label("side").to_owned())
+        .collect();
     sides.sort();
     sides.dedup();
     sides
@@ -28,11 +30,26 @@ fn veth_at_the_clients_end() {
         let pair = Pair::new();
         let agent = Agent::run(&pair.client, &format!("--attach {attach}"));
         let v4 = Load::whole(
-            &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), Script::default(), 60,
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            Script::default(),
+            60,
         );
         agent.must_count(&v4);
-        let script = Script { seed: 2, ..Script::default() };
-        let v6 = Load::whole(&pair.client, &pair.server, at(Pair::V6), at(Pair::V6), script, 60);
+        let script = Script {
+            seed: 2,
+            ..Script::default()
+        };
+        let v6 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V6),
+            at(Pair::V6),
+            script,
+            60,
+        );
         agent.must_count(&(v4 + &v6));
         agent.must_have_active(0);
         assert_eq!(sides(&agent), ["client"]);
@@ -45,12 +62,28 @@ fn veth_at_the_servers_end() {
     for attach in ATTACH {
         let pair = Pair::new();
         let agent = Agent::run(&pair.server, &format!("--attach {attach}"));
-        let script = Script { closer: Closer::Server, seed: 3, ..Script::default() };
+        let script = Script {
+            closer: Closer::Server,
+            seed: 3,
+            ..Script::default()
+        };
         let v4 = Load::whole(
-            &pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script.clone(), 60,
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            script.clone(),
+            60,
         );
         agent.must_count(&v4);
-        let v6 = Load::whole(&pair.client, &pair.server, at(Pair::V6), at(Pair::V6), script, 60);
+        let v6 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V6),
+            at(Pair::V6),
+            script,
+            60,
+        );
         agent.must_count(&(v4 + &v6));
         agent.must_have_active(0);
         assert_eq!(sides(&agent), ["server"]);
@@ -76,9 +109,19 @@ fn loopback_passes_both_hooks_and_counts_once() {
 fn both_ends_of_a_pair_in_one_namespace() {
     let Some(_turn) = turn() else { return };
     // Container and host of one machine, seen by one agent: the middle joins two pairs.
-    let (client, host, server) = (Netns::new("client"), Netns::new("host"), Netns::new("server"));
-    Netns::veth((&client, "c0", &["10.77.1.2/24"]), (&host, "hc", &["10.77.1.1/24"]));
-    Netns::veth((&server, "s0", &["10.77.2.2/24"]), (&host, "hs", &["10.77.2.1/24"]));
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "c0", &["10.77.1.2/24"]),
+        (&host, "hc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "s0", &["10.77.2.2/24"]),
+        (&host, "hs", &["10.77.2.1/24"]),
+    );
     client.ip("route add default via 10.77.1.1");
     server.ip("route add default via 10.77.2.1");
     for attach in ATTACH {
@@ -93,7 +136,11 @@ fn both_ends_of_a_pair_in_one_namespace() {
 #[test]
 fn bridge_between_two_ports() {
     let Some(_turn) = turn() else { return };
-    let (client, host, server) = (Netns::new("client"), Netns::new("host"), Netns::new("server"));
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
     bridge(&client, &host, &server);
     for attach in ATTACH {
         let agent = Agent::run(&host, &format!("--attach {attach}"));
@@ -109,7 +156,11 @@ fn bridge_between_two_ports() {
 #[test]
 fn bridge_to_the_host_itself() {
     let Some(_turn) = turn() else { return };
-    let (client, host, server) = (Netns::new("client"), Netns::new("host"), Netns::new("server"));
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
     bridge(&client, &host, &server);
     for attach in ATTACH {
         let agent = Agent::run(&host, &format!("--attach {attach}"));
@@ -137,10 +188,19 @@ fn bridge(client: &Netns, host: &Netns, server: &Netns) {
 #[test]
 fn nat_changes_addresses_not_counts() {
     let Some(_turn) = turn() else { return };
-    let (client, router, server) =
-        (Netns::new("client"), Netns::new("router"), Netns::new("server"));
-    Netns::veth((&client, "c0", &["10.77.1.2/24"]), (&router, "rc", &["10.77.1.1/24"]));
-    Netns::veth((&server, "s0", &["10.77.2.2/24"]), (&router, "rs", &["10.77.2.1/24"]));
+    let (client, router, server) = (
+        Netns::new("client"),
+        Netns::new("router"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "c0", &["10.77.1.2/24"]),
+        (&router, "rc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "s0", &["10.77.2.2/24"]),
+        (&router, "rs", &["10.77.2.1/24"]),
+    );
     // The server has no way back but to the router's own address.
     client.ip("route add default via 10.77.1.1");
     for rule in [
@@ -167,10 +227,27 @@ fn python_peers() {
     let pair = Pair::new();
     let agent = Agent::run(&pair.server, "");
     let script = python::Script::default();
-    let v4 = python::exchange(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script);
+    let v4 = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
     agent.must_count(&v4);
-    let script = python::Script { closer: Closer::Server, code: 4001, seed: 2, ..script };
-    let v6 = python::exchange(&pair.client, &pair.server, at(Pair::V6), at(Pair::V6), script);
+    let script = python::Script {
+        closer: Closer::Server,
+        code: 4001,
+        seed: 2,
+        ..script
+    };
+    let v6 = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V6),
+        at(Pair::V6),
+        script,
+    );
     agent.must_count(&(v4 + &v6));
     agent.must_have_active(0);
 }
@@ -180,7 +257,17 @@ fn python_peers_with_compression() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let agent = Agent::run(&pair.client, "");
-    let script = python::Script { deflate: true, connections: 3, ..python::Script::default() };
-    let tally = python::exchange(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script);
+    let script = python::Script {
+        deflate: true,
+        connections: 3,
+        ..python::Script::default()
+    };
+    let tally = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
     agent.must_count(&tally);
 }

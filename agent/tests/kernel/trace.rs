@@ -12,13 +12,28 @@ use super::{
         eventually,
         load::{Load, Script},
         machine::turn,
-        netns::run,
     },
 };
 
 /// What belongs to the place and the moment, not to the traffic.
-const INCIDENTAL: [&str; 7] =
-    ["conn", "interface", "ts", "latency_ns", "rtt_ns", "duration_ns", "silence_ns"];
+const INCIDENTAL: [&str; 7] = [
+    "conn",
+    "interface",
+    "ts",
+    "latency_ns",
+    "rtt_ns",
+    "duration_ns",
+    "silence_ns",
+];
+
+const ALL_EVENTS: [&str; 6] = [
+    "--event=handshake",
+    "--event=frame",
+    "--event=message",
+    "--event=close",
+    "--event=violation",
+    "--event=gap",
+];
 
 /// The events of each connection by direction, without the incidental. How the two directions
 /// interleave depends on who looks where.
@@ -47,18 +62,22 @@ fn equals_read_of_a_capture() {
         let folder = tempfile::tempdir().expect("a folder");
         let capture = folder.path().join("capture.pcap");
         let mut command = pair.client.command("tcpdump");
-        command.args(["-i", "c0", "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w"]);
+        command.args([
+            "-i", "c0", "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w",
+        ]);
         command.arg(&capture).arg("tcp port 8080");
         let tcpdump = Process::spawn(command);
         eventually("tcpdump listens", Duration::from_secs(10), || {
             let stderr = tcpdump.stderr();
-            if stderr.contains("listening on") { Ok(()) } else { Err(stderr) }
+            if stderr.contains("listening on") {
+                Ok(())
+            } else {
+                Err(stderr)
+            }
         });
         let mut command = pair.client.command(WSTAP);
         command.args(["trace", "-i", "c0", "-o", "json", "--attach", attach]);
-        command.args(["handshake", "frame", "message", "close", "violation", "gap"].map(|event| {
-            format!("--event={event}")
-        }));
+        command.args(ALL_EVENTS);
         let mut trace = Process::spawn(command);
         // Nothing is said on standard output until something happens: the kernel tells that the
         // hooks are there.
@@ -67,39 +86,87 @@ fn equals_read_of_a_capture() {
             let links = held(trace.pid(), "link_id").len();
             let filters = pair.client.tc("filter show dev c0 ingress")
                 + &pair.client.tc("filter show dev c0 egress");
-            let filters = filters.lines().filter(|line| line.contains("wstap_")).count();
-            if links >= 2 || filters >= 2 { Ok(()) } else { Err("no hook".to_owned()) }
+            let filters = filters
+                .lines()
+                .filter(|line| line.contains("wstap_"))
+                .count();
+            if links >= 2 || filters >= 2 {
+                Ok(())
+            } else {
+                Err("no hook".to_owned())
+            }
         });
         std::thread::sleep(Duration::from_millis(300));
 
-        let script = Script { connections: 4, ..Script::default() };
-        let tally =
-            Load::whole(&pair.client, &pair.server, at(Pair::V4), at(Pair::V4), script, 40);
-        eventually("the last close event is printed", Duration::from_secs(10), || {
-            let stdout = trace.stdout();
-            let closes = stdout.lines().filter(|line| line.contains("\"event\":\"close\"")).count();
-            if closes == 4 { Ok(()) } else { Err(format!("{closes} are")) }
-        });
+        let script = Script {
+            connections: 4,
+            ..Script::default()
+        };
+        let tally = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            script,
+            40,
+        );
+        eventually(
+            "the last close event is printed",
+            Duration::from_secs(10),
+            || {
+                let stdout = trace.stdout();
+                let closes = stdout
+                    .lines()
+                    .filter(|line| line.contains("\"event\":\"close\""))
+                    .count();
+                if closes == 4 {
+                    Ok(())
+                } else {
+                    Err(format!("{closes} are"))
+                }
+            },
+        );
         trace.signal(Signal::SIGINT);
         let (status, live) = trace.wait(Duration::from_secs(10));
         assert!(status.success(), "{status}");
-        tcpdump.signal(Signal::SIGINT);
-        tcpdump.wait(Duration::from_secs(10));
 
-        let mut read = Command::new(WSTAP);
-        read.args(["read", "-o", "json"]);
-        read.args(["handshake", "frame", "message", "close", "violation", "gap"].map(|event| {
-            format!("--event={event}")
-        }));
-        let recorded = events(&run(read.arg(&capture)));
         let live = events(&live);
-        let frames = live.iter().filter(|event| event["event"] == "frame").count() as u64;
+        // tcpdump is behind, and would forget what it has not read yet if it were told to stop.
+        let recorded = eventually("the capture is complete", Duration::from_secs(10), || {
+            let output = Command::new(WSTAP)
+                .args(["read", "-o", "json"])
+                .args(ALL_EVENTS)
+                .arg(&capture)
+                .output()
+                .expect("the binary runs");
+            // Until then its last packet may be half written.
+            let read = String::from_utf8_lossy(&output.stdout);
+            if output.status.success() && read.matches("\"kind\":\"clean\"").count() == 4 {
+                Ok(events(&read))
+            } else {
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{} lines, {stderr}", read.lines().count()))
+            }
+        });
+        drop(tcpdump);
+        let frames = live
+            .iter()
+            .filter(|event| event["event"] == "frame")
+            .count() as u64;
         let sent = tally.client_to_server.total() + tally.server_to_client.total();
         assert_eq!(frames, sent, "frames printed and frames sent");
-        assert!(live.iter().all(|event| event["interface"] == "c0"), "live events name it");
+        assert!(
+            live.iter().all(|event| event["interface"] == "c0"),
+            "live events name it"
+        );
 
         let (live, recorded) = (by_connection(live), by_connection(recorded));
-        assert!(live.keys().eq(recorded.keys()), "{:?} {:?}", live.keys(), recorded.keys());
+        assert!(
+            live.keys().eq(recorded.keys()),
+            "{:?} {:?}",
+            live.keys(),
+            recorded.keys()
+        );
         for (key, live) in &live {
             for (n, (live, recorded)) in live.iter().zip(&recorded[key]).enumerate() {
                 assert_eq!(live, recorded, "event {n} of {key:?}");

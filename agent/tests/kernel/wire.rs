@@ -20,12 +20,18 @@ use super::{
 #[track_caller]
 fn send(ns: &Netns, device: &str, cases: &[String]) -> (Tally, Value) {
     let mut command = ns.command(machine::python());
-    command.arg(machine::script("raw.py")).arg(device).args(cases);
+    command
+        .arg(machine::script("raw.py"))
+        .arg(device)
+        .args(cases);
     let (status, stdout) = Process::spawn(command).wait(Duration::from_secs(20));
     assert!(status.success(), "{status}");
     let value: Value = serde_json::from_str(&stdout).expect("a report");
     let report = Report::from_json(&value);
-    let closed = report.closed.iter().map(|(code, n)| (format!("clean {code} client"), *n));
+    let closed = report
+        .closed
+        .iter()
+        .map(|(code, n)| (format!("clean {code} client"), *n));
     let tally = Tally {
         client_to_server: report.sent,
         server_to_client: report.received,
@@ -38,7 +44,10 @@ fn send(ns: &Netns, device: &str, cases: &[String]) -> (Tally, Value) {
 fn whole_cases() -> Vec<String> {
     let mut command = std::process::Command::new(machine::python());
     let list = run(command.arg(machine::script("raw.py")).arg("--list"));
-    list.lines().filter(|case| !case.starts_with("fragments")).map(str::to_owned).collect()
+    list.lines()
+        .filter(|case| !case.starts_with("fragments"))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -79,10 +88,16 @@ fn each_case(agent: &Agent, pair: &Pair, attach: &str) {
         }
         if counted != expected {
             let losses = agent.losses();
-            wrong.push(format!("{case}: expected\n{expected}\nagent\n{counted}\nlosses: {losses}"));
+            wrong.push(format!(
+                "{case}: expected\n{expected}\nagent\n{counted}\nlosses: {losses}"
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{attach}, differently:\n{}", wrong.join("\n\n"));
+    assert!(
+        wrong.is_empty(),
+        "{attach}, differently:\n{}",
+        wrong.join("\n\n")
+    );
 }
 
 #[test]
@@ -104,18 +119,30 @@ fn ip_fragments_are_counted_and_left() {
     let (expected, report) = send(&pair.client, "c0", &cases);
     let fragments = report["fragments"].as_u64().expect("a number");
     assert!(fragments > 0);
-    eventually("fragments are counted, and the connections end", Duration::from_secs(10), || {
-        let metrics = agent.metrics();
-        let counted = metrics.sum("wstap_kernel_packets_total", &[("verdict", "fragment")]);
-        let closed = metrics.sum("websocket_connections_closed_total", &[("kind", "clean")]);
-        if (counted, closed) == (fragments, 2) {
-            Ok(())
-        } else {
-            Err(format!("{counted} of {fragments} fragments, {closed} of 2 connections"))
-        }
-    });
+    eventually(
+        "fragments are counted, and the connections end",
+        Duration::from_secs(10),
+        || {
+            let metrics = agent.metrics();
+            let counted = metrics.sum("wstap_kernel_packets_total", &[("verdict", "fragment")]);
+            let closed = metrics.sum("websocket_connections_closed_total", &[("kind", "clean")]);
+            if (counted, closed) == (fragments, 2) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{counted} of {fragments} fragments, {closed} of 2 connections"
+                ))
+            }
+        },
+    );
     // The headers of all frames were in first fragments: what is missing is payload.
     let counted = agent.tally();
-    assert_eq!(counted.client_to_server.frames, expected.client_to_server.frames);
-    assert_eq!(counted.server_to_client.frames, expected.server_to_client.frames);
+    assert_eq!(
+        counted.client_to_server.frames,
+        expected.client_to_server.frames
+    );
+    assert_eq!(
+        counted.server_to_client.frames,
+        expected.server_to_client.frames
+    );
 }

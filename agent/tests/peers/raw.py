@@ -253,7 +253,7 @@ TIMESTAMPS = bytes.fromhex("0101080a0000100000002000")
 SACK = bytes.fromhex("0101050a000010000000200001010000")
 HOP_BY_HOP = 0, bytes.fromhex("00050200000100")
 DESTINATION = 60, bytes.fromhex("01") + b"\x01\x0c" + bytes(12)
-ROUTING = 43, bytes.fromhex("00040000000000")
+ROUTING = 43, bytes.fromhex("02020000000000") + bytes(16)
 WRAP = 2**32 - 700, 2**32 - 1000
 
 CASES = {

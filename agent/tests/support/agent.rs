@@ -34,21 +34,37 @@ impl Process {
     #[track_caller]
     pub fn spawn(mut command: Command) -> Self {
         let what = format!("{command:?}").replace('"', "");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{what}: {error}"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
         let stdout = collect(child.stdout.take().expect("a pipe"));
         let stderr = collect(child.stderr.take().expect("a pipe"));
-        Self { child, what, stdout, stderr }
+        Self {
+            child,
+            what,
+            stdout,
+            stderr,
+        }
     }
 
     /// What it has printed so far.
     pub fn stdout(&self) -> String {
-        self.stdout.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stdout
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What it has complained of so far.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stderr
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Its process id: `ip netns exec` has become the program.
@@ -59,7 +75,8 @@ impl Process {
     /// Sends a signal.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.what));
+        kill(self.pid(), signal)
+            .unwrap_or_else(|error| panic!("{signal} to {}: {error}", self.what));
     }
 
     /// Its status, where it has ended.
@@ -79,8 +96,9 @@ impl Process {
     #[track_caller]
     pub fn wait(mut self, limit: Duration) -> (ExitStatus, String) {
         let what = format!("{} has ended", self.what);
-        let status =
-            eventually(&what, limit, || self.ended().ok_or_else(|| "it runs".to_owned()));
+        let status = eventually(&what, limit, || {
+            self.ended().ok_or_else(|| "it runs".to_owned())
+        });
         // The collecting threads see the end of the pipes a moment later.
         let (mut stdout, mut last) = (self.stdout(), None);
         while last.as_ref() != Some(&stdout) {
@@ -132,8 +150,14 @@ impl<'a> Agent<'a> {
         let port = ns.free_port(Ipv4Addr::LOCALHOST.into());
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut command = ns.command(WSTAP);
-        command.args(["run", "--listen", &listen.to_string()]).args(flags.split_whitespace());
-        let mut agent = Self { ns, process: Process::spawn(command), listen };
+        command
+            .args(["run", "--listen", &listen.to_string()])
+            .args(flags.split_whitespace());
+        let mut agent = Self {
+            ns,
+            process: Process::spawn(command),
+            listen,
+        };
         eventually("the agent is ready", Duration::from_secs(20), || {
             agent.process.must_live();
             match agent.ns.http_get(listen, "/readyz") {
@@ -173,17 +197,24 @@ impl<'a> Agent<'a> {
     #[track_caller]
     pub fn must_count(&self, expected: &Tally) {
         let mut last = Tally::default();
-        eventually("the agent counts what the peers count", Duration::from_secs(20), || {
-            last = self.tally();
-            if last == *expected {
-                return Ok(());
-            }
-            let lost = self.losses();
-            Err(format!("peers\n{expected}\nagent\n{last}\nlosses {lost}"))
-        });
+        eventually(
+            "the agent counts what the peers count",
+            Duration::from_secs(20),
+            || {
+                last = self.tally();
+                if last == *expected {
+                    return Ok(());
+                }
+                let lost = self.losses();
+                Err(format!("peers\n{expected}\nagent\n{last}\nlosses {lost}"))
+            },
+        );
         thread::sleep(Duration::from_millis(150));
         let later = self.tally();
-        assert_eq!(later, *expected, "counted on\npeers\n{expected}\nagent\n{later}");
+        assert_eq!(
+            later, *expected,
+            "counted on\npeers\n{expected}\nagent\n{later}"
+        );
         let losses = self.losses();
         assert_eq!(losses, "", "counts agree, and yet there were losses");
     }
@@ -192,11 +223,21 @@ impl<'a> Agent<'a> {
     #[track_caller]
     pub fn losses(&self) -> String {
         let metrics = self.metrics();
-        let named = ["wstap_samples_lost_total", "wstap_frames_lost_total", "wstap_gaps_total"];
+        let named = [
+            "wstap_samples_lost_total",
+            "wstap_frames_lost_total",
+            "wstap_gaps_total",
+        ];
         let of = |name| metrics.of(name).filter(|sample| sample.value > 0.0);
         let losses: Vec<_> = named.into_iter().flat_map(of).collect();
-        let limits = metrics.of("wstap_limit_exceeded_total").filter(|sample| sample.value > 0.0);
-        let losses: Vec<_> = losses.into_iter().chain(limits).map(|s| format!("{s:?}")).collect();
+        let limits = metrics
+            .of("wstap_limit_exceeded_total")
+            .filter(|sample| sample.value > 0.0);
+        let losses: Vec<_> = losses
+            .into_iter()
+            .chain(limits)
+            .map(|s| format!("{s:?}"))
+            .collect();
         losses.join("; ")
     }
 
@@ -206,7 +247,11 @@ impl<'a> Agent<'a> {
         let what = format!("websocket_connections_active is {expected}");
         eventually(&what, Duration::from_secs(10), || {
             let active = self.metrics().sum("websocket_connections_active", &[]);
-            if active == expected { Ok(()) } else { Err(format!("it is {active}")) }
+            if active == expected {
+                Ok(())
+            } else {
+                Err(format!("it is {active}"))
+            }
         });
     }
 
@@ -216,7 +261,11 @@ impl<'a> Agent<'a> {
         let what = format!("wstap_interfaces_attached is {interfaces}");
         eventually(&what, Duration::from_secs(10), || {
             let attached = self.metrics().sum("wstap_interfaces_attached", &[]);
-            if attached == interfaces { Ok(()) } else { Err(format!("it is {attached}")) }
+            if attached == interfaces {
+                Ok(())
+            } else {
+                Err(format!("it is {attached}"))
+            }
         });
     }
 

@@ -22,7 +22,10 @@ impl Sample {
     /// The value of something that is counted in whole numbers.
     #[track_caller]
     pub fn count(&self) -> u64 {
-        assert!(self.value >= 0.0 && self.value.fract() == 0.0, "no count: {self:?}");
+        assert!(
+            self.value >= 0.0 && self.value.fract() == 0.0,
+            "no count: {self:?}"
+        );
         self.value as u64
     }
 }
@@ -42,7 +45,9 @@ impl Exposition {
     /// Where a line is not of the format.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
-        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = text
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let samples = lines
             .map(|line| sample(line).unwrap_or_else(|| panic!("not of the text format: {line}")))
             .collect();
@@ -51,14 +56,20 @@ impl Exposition {
 
     /// All samples of this name.
     pub fn of(&self, name: &str) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.name == name)
+        self.samples
+            .iter()
+            .filter(move |sample| sample.name == name)
     }
 
     /// The sum over those of this name that have these labels; 0 where there is none.
     #[track_caller]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.of(name)
-            .filter(|sample| labels.iter().all(|(label, value)| sample.label(label) == *value))
+            .filter(|sample| {
+                labels
+                    .iter()
+                    .all(|(label, value)| sample.label(label) == *value)
+            })
             .map(Sample::count)
             .sum()
     }
@@ -83,7 +94,11 @@ fn sample(line: &str) -> Option<Sample> {
         "-Inf" => f64::NEG_INFINITY,
         number => number.parse().ok()?,
     };
-    Some(Sample { name: name.to_owned(), labels, value })
+    Some(Sample {
+        name: name.to_owned(),
+        labels,
+        value,
+    })
 }
 
 /// The next label, or that the closing brace came instead; `None` where it is neither.

@@ -65,7 +65,12 @@ pub struct Script {
 
 impl Default for Script {
     fn default() -> Self {
-        Self { connections: 3, seed: 1, closer: Closer::Client, close: Some((1000, "done")) }
+        Self {
+            connections: 3,
+            seed: 1,
+            closer: Closer::Client,
+            close: Some((1000, "done")),
+        }
     }
 }
 
@@ -119,7 +124,9 @@ impl Load {
                 end
             }
         });
-        ready.recv_timeout(Duration::from_secs(10)).expect("a listening server");
+        ready
+            .recv_timeout(Duration::from_secs(10))
+            .expect("a listening server");
         let client = Side::spawn(client, &script, Closer::Client, &watched, &opened, {
             move |end: End| async move {
                 for i in 0..n {
@@ -141,35 +148,50 @@ impl Load {
                 "connections from {to} could not all be opened"
             );
         }
-        Self { script, orders, client, server }
+        Self {
+            script,
+            orders,
+            client,
+            server,
+        }
     }
 
     /// Has each end of each connection send `messages` more, and waits until all has arrived.
     #[track_caller]
     pub fn exchange(&self, messages: u64) {
-        self.orders.send_modify(|orders| orders.messages += messages);
+        self.orders
+            .send_modify(|orders| orders.messages += messages);
         let due = self.orders.borrow().messages * self.script.connections;
         let mut last = None;
-        eventually("the peers have exchanged what they should", LIFETIME, || {
-            let sent = [&self.client, &self.server].map(|side| side.sent.load(Ordering::Acquire));
-            let (client, server) = (self.client.report(), self.server.report());
-            let arrived = client.sent == server.received && server.sent == client.received;
-            // Pongs follow by themselves: all is over once nothing has moved for a while.
-            let now = Some((client, server));
-            let quiet = now == last;
-            last = now;
-            if sent == [due; 2] && arrived && quiet {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(50));
-            Err(format!("sent {sent:?} of {due} each; arrived: {arrived}"))
-        });
+        eventually(
+            "the peers have exchanged what they should",
+            LIFETIME,
+            || {
+                let sent =
+                    [&self.client, &self.server].map(|side| side.sent.load(Ordering::Acquire));
+                let (client, server) = (self.client.report(), self.server.report());
+                let arrived = client.sent == server.received && server.sent == client.received;
+                // Pongs follow by themselves: all is over once nothing has moved for a while.
+                let now = Some((client, server));
+                let quiet = now == last;
+                last = now;
+                if sent == [due; 2] && arrived && quiet {
+                    return Ok(());
+                }
+                thread::sleep(Duration::from_millis(50));
+                Err(format!("sent {sent:?} of {due} each; arrived: {arrived}"))
+            },
+        );
     }
 
     /// What has been exchanged so far.
     #[track_caller]
     pub fn so_far(&self) -> Tally {
-        Tally::agreed(&self.client.report(), &self.server.report(), self.initiator())
+        Tally::agreed(
+            &self.client.report(),
+            &self.server.report(),
+            self.initiator(),
+        )
     }
 
     /// Closes all connections: what was exchanged, by both ends' count.
@@ -232,20 +254,31 @@ impl Side {
             _over: over,
         };
         let thread = ns.spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             runtime.expect("a runtime").block_on(async {
                 let whole = async {
                     drop(connect(end).await);
                     all_over.recv().await;
                 };
-                timeout(LIFETIME, whole).await.expect("connections that come to their end");
+                timeout(LIFETIME, whole)
+                    .await
+                    .expect("connections that come to their end");
             });
         });
-        Self { report, sent, thread }
+        Self {
+            report,
+            sent,
+            thread,
+        }
     }
 
     fn report(&self) -> Report {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.report
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -266,7 +299,8 @@ impl End {
     async fn serve(self, stream: TcpStream, i: u64) {
         stream.set_nodelay(true).expect("a socket option");
         let tap = Tap::new(stream, Arc::clone(&self.report));
-        self.converse(accept_async(tap).await.expect("a handshake"), i).await;
+        self.converse(accept_async(tap).await.expect("a handshake"), i)
+            .await;
     }
 
     async fn ask(self, stream: TcpStream, to: SocketAddr, i: u64) {
@@ -289,7 +323,9 @@ impl End {
                 let orders = *self.orders.borrow_and_update();
                 while sent < orders.messages {
                     for frame in messages.draw() {
-                        sink.feed(Message::Frame(frame)).await.expect("an open connection");
+                        sink.feed(Message::Frame(frame))
+                            .await
+                            .expect("an open connection");
                     }
                     sent += 1;
                     // Now and then, so that segments begin with a header, end in one, hold many.
@@ -312,7 +348,9 @@ impl End {
                     code: code.into(),
                     reason: Utf8Bytes::from_static(reason),
                 });
-                sink.send(Message::Close(close)).await.expect("an open connection");
+                sink.send(Message::Close(close))
+                    .await
+                    .expect("an open connection");
             }
         };
         let receive = async {
@@ -330,7 +368,9 @@ struct Messages {
 
 impl Messages {
     fn new(seed: u64, i: u64) -> Self {
-        Self { random: Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(i)) }
+        Self {
+            random: Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(i)),
+        }
     }
 
     /// The frames of the next message, or a control frame.
@@ -366,7 +406,11 @@ impl Messages {
     }
 
     fn data(&mut self) -> Data {
-        if self.random.below(2) == 0 { Data::Text } else { Data::Binary }
+        if self.random.below(2) == 0 {
+            Data::Text
+        } else {
+            Data::Binary
+        }
     }
 
     fn frame(&mut self, opcode: Data, fin: bool) -> Frame {
@@ -402,6 +446,8 @@ impl Random {
     /// Text that is valid in text and binary messages alike.
     fn letters(&mut self, len: u64) -> Vec<u8> {
         let first = self.below(26) as u8;
-        (0..len).map(|i| b'a' + (first + (i % 26) as u8) % 26).collect()
+        (0..len)
+            .map(|i| b'a' + (first + (i % 26) as u8) % 26)
+            .collect()
     }
 }

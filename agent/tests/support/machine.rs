@@ -3,11 +3,11 @@
 use std::{
     path::PathBuf,
     process::Command,
+    sync::Arc,
     sync::{
         LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -102,7 +102,9 @@ fn runs(command: &mut Command) -> bool {
     // `ip` knows no `--version`, and says so with a status of its own: what counts is that the
     // command exists. For Python the status tells.
     let python = command.get_args().any(|arg| arg == "-c");
-    command.output().is_ok_and(|output| !python || output.status.success())
+    command
+        .output()
+        .is_ok_and(|output| !python || output.status.success())
 }
 
 /// The interpreter that has the `websockets` package.
@@ -116,5 +118,7 @@ pub fn python() -> PathBuf {
 
 /// A script of `tests/peers`.
 pub fn script(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/peers")
+        .join(name)
 }

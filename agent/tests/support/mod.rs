@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 /// Asks again and again until `probe` has an answer; after `limit`, fails with the last reason.
 #[track_caller]
-pub fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<T, String>,
+) -> T {
     let start = Instant::now();
     loop {
         match probe() {

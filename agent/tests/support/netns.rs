@@ -42,11 +42,6 @@ impl Netns {
         ns
     }
 
-    /// Its name, for `ip netns`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// A command that will run inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
@@ -63,13 +58,17 @@ impl Netns {
     /// Runs `ip` with the words of `args`: `ns.ip("link set lo up")`.
     #[track_caller]
     pub fn ip(&self, args: &str) -> String {
-        run(Command::new("ip").args(["-n", &self.name]).args(args.split(' ')))
+        run(Command::new("ip")
+            .args(["-n", &self.name])
+            .args(args.split(' ')))
     }
 
     /// Runs `tc` with the words of `args`.
     #[track_caller]
     pub fn tc(&self, args: &str) -> String {
-        run(Command::new("tc").args(["-n", &self.name]).args(args.split(' ')))
+        run(Command::new("tc")
+            .args(["-n", &self.name])
+            .args(args.split(' ')))
     }
 
     /// Joins two namespaces (or one with itself) by a pair of devices with addresses; each address
@@ -128,7 +127,10 @@ impl Netns {
 
     /// A TCP port of `ip` that was free a moment ago.
     pub fn free_port(&self, ip: IpAddr) -> u16 {
-        self.listen(SocketAddr::new(ip, 0)).local_addr().expect("a bound address").port()
+        self.listen(SocketAddr::new(ip, 0))
+            .local_addr()
+            .expect("a bound address")
+            .port()
     }
 
     /// `GET path` over HTTP/1.0: status and body.
@@ -138,7 +140,10 @@ impl Netns {
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| std::io::Error::other(format!("no HTTP: {head}")))?;
         Ok((status, body.to_owned()))
     }
@@ -152,10 +157,14 @@ impl Drop for Netns {
 
 /// Removes what earlier runs left behind when they were killed.
 pub fn sweep() {
-    let Ok(folder) = std::fs::read_dir("/run/netns") else { return };
+    let Ok(folder) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
     for entry in folder.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
         let pid: Option<u32> = rest.split('-').next().and_then(|pid| pid.parse().ok());
         if pid.is_some_and(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()) {
             remove(&name);
@@ -182,7 +191,9 @@ fn remove(name: &str) {
 /// Runs a command that must succeed: its standard output.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?}: {}\n{}",

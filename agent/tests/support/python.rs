@@ -79,10 +79,17 @@ pub fn exchange(
     let reports = [start(client, "client", to), listening].map(|peer| {
         let (status, stdout) = peer.wait(Duration::from_secs(60));
         assert!(status.success(), "a Python peer ended with {status}");
-        let json = stdout.lines().find(|line| line.starts_with('{')).expect("a report");
+        let json = stdout
+            .lines()
+            .find(|line| line.starts_with('{'))
+            .expect("a report");
         Report::from_json(&serde_json::from_str(json).expect("JSON"))
     });
-    let initiator = if script.closer == Closer::Client { "client" } else { "server" };
+    let initiator = if script.closer == Closer::Client {
+        "client"
+    } else {
+        "server"
+    };
     let tally = Tally::agreed(&reports[0], &reports[1], initiator);
     assert_eq!(tally.closed.values().sum::<u64>(), script.connections);
     tally

@@ -60,7 +60,11 @@ impl Counts {
                 .filter_map(|(name, n)| Some((name.clone(), n.as_u64().filter(|n| *n > 0)?)))
                 .collect()
         };
-        Self { frames: map("frames"), bytes: map("bytes"), messages: map("messages") }
+        Self {
+            frames: map("frames"),
+            bytes: map("bytes"),
+            messages: map("messages"),
+        }
     }
 }
 
@@ -124,14 +128,25 @@ impl Tally {
     /// Where one received something else than the other sent: then they are no measure.
     #[track_caller]
     pub fn agreed(client: &Report, server: &Report, initiator: &str) -> Self {
-        assert_eq!(client.sent, server.received, "sent by the client, received by the server");
-        assert_eq!(server.sent, client.received, "sent by the server, received by the client");
-        assert_eq!(client.closed, server.closed, "close codes at client and server");
+        assert_eq!(
+            client.sent, server.received,
+            "sent by the client, received by the server"
+        );
+        assert_eq!(
+            server.sent, client.received,
+            "sent by the server, received by the client"
+        );
+        assert_eq!(
+            client.closed, server.closed,
+            "close codes at client and server"
+        );
         let closed = client.closed.iter();
         Self {
             client_to_server: client.sent.clone(),
             server_to_client: server.sent.clone(),
-            closed: closed.map(|(code, n)| (format!("clean {code} {initiator}"), *n)).collect(),
+            closed: closed
+                .map(|(code, n)| (format!("clean {code} {initiator}"), *n))
+                .collect(),
         }
     }
 
@@ -165,7 +180,9 @@ impl Tally {
         };
         let mut closed = BTreeMap::new();
         for sample in metrics.of("websocket_connections_closed_total") {
-            let key = ["kind", "code", "initiator"].map(|label| sample.label(label)).join(" ");
+            let key = ["kind", "code", "initiator"]
+                .map(|label| sample.label(label))
+                .join(" ");
             if sample.value > 0.0 {
                 *closed.entry(key.trim_end().to_owned()).or_default() += sample.count();
             }
@@ -195,9 +212,10 @@ impl Add<&Self> for Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (direction, counts) in
-            [("c2s", &self.client_to_server), ("s2c", &self.server_to_client)]
-        {
+        for (direction, counts) in [
+            ("c2s", &self.client_to_server),
+            ("s2c", &self.server_to_client),
+        ] {
             writeln!(f, "  {direction} frames   {:?}", counts.frames)?;
             writeln!(f, "  {direction} bytes    {:?}", counts.bytes)?;
             writeln!(f, "  {direction} messages {:?}", counts.messages)?;

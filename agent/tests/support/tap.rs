@@ -29,7 +29,13 @@ pub struct Tap<S> {
 impl<S> Tap<S> {
     /// Counts the frames of `inner`, which begins with an HTTP head each way, into `shared`.
     pub fn new(inner: S, shared: Shared) -> Self {
-        Self { inner, read: Meter::default(), written: Meter::default(), closed: false, shared }
+        Self {
+            inner,
+            read: Meter::default(),
+            written: Meter::default(),
+            closed: false,
+            shared,
+        }
     }
 }
 
@@ -53,7 +59,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let result = Pin::new(&mut this.inner).poll_read(cx, buf);
         let close = {
             let mut report = this.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            this.read.pass(&buf.filled()[before..], &mut report.received)
+            this.read
+                .pass(&buf.filled()[before..], &mut report.received)
         };
         settle(&this.shared, &mut this.closed, close);
         result
@@ -112,7 +119,8 @@ impl Meter {
                 self.head_end = if matches { self.head_end + 1 } else { again };
                 bytes = rest;
             } else if self.payload_left > 0 {
-                let n = usize::try_from(self.payload_left).map_or(bytes.len(), |n| n.min(bytes.len()));
+                let n =
+                    usize::try_from(self.payload_left).map_or(bytes.len(), |n| n.min(bytes.len()));
                 if let Some(body) = &mut self.close_body {
                     body.extend_from_slice(&bytes[..n]);
                 }
@@ -147,7 +155,10 @@ impl Meter {
                 self.message = Some(opcode_name(bits));
             }
             if header.is_final {
-                let kind = self.message.take().expect("a continuation continues something");
+                let kind = self
+                    .message
+                    .take()
+                    .expect("a continuation continues something");
                 *counts.messages.entry(kind.to_owned()).or_default() += 1;
             }
         }
@@ -159,9 +170,13 @@ impl Meter {
         }
         let mut body = self.close_body.take()?;
         if let Some(key) = self.masking_key {
-            body.iter_mut().zip(key.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+            body.iter_mut()
+                .zip(key.iter().cycle())
+                .for_each(|(byte, key)| *byte ^= key);
         }
-        let code = body.first_chunk().map_or(1005, |code| u64::from(u16::from_be_bytes(*code)));
+        let code = body
+            .first_chunk()
+            .map_or(1005, |code| u64::from(u16::from_be_bytes(*code)));
         Some(code)
     }
 }
