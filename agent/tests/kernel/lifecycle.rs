@@ -3,6 +3,8 @@
 use std::{process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
+use wstap_common::counter::Counter;
 
 use super::{
     ATTACH, Pair, at,
@@ -11,7 +13,7 @@ use super::{
         eventually,
         load::{Load, Script},
         machine::turn,
-        netns::Netns,
+        netns::{Netns, run},
     },
 };
 
@@ -159,7 +161,84 @@ fn clsact_filters_of_a_killed_agent_are_replaced() {
     agent.stop(Signal::SIGTERM);
     for device in ["lo", "s0"] {
         assert_eq!(filters(&pair.server, device), "");
+        // It held nothing but filters of ours, so that it is ours too, whoever made it.
+        assert!(!has_clsact(&pair.server, device), "{device}");
     }
+}
+
+#[test]
+fn clsact_filters_of_a_killed_agent_go_inert() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "--attach clsact -i s0");
+    let counters = held(agent.process.pid(), "map_id")
+        .into_iter()
+        .find(|id| bpftool(&["map", "show", "id", &id.to_string()]).contains("COUNTERS"))
+        .expect("the agent holds its map of counters");
+    agent.process.signal(Signal::SIGKILL);
+    agent.process.wait(Duration::from_secs(5));
+
+    // The filter keeps the map; what is left of the agent's last heartbeat is some seconds.
+    eventually("the filter has gone inert", Duration::from_secs(15), || {
+        let traffic = || {
+            Load::whole(
+                &pair.client,
+                &pair.server,
+                at(Pair::V4),
+                at(Pair::V4),
+                Script::default(),
+                1,
+            )
+        };
+        let before = (
+            counted(counters, Counter::Inert),
+            counted(counters, Counter::Samples),
+        );
+        traffic();
+        let after = (
+            counted(counters, Counter::Inert),
+            counted(counters, Counter::Samples),
+        );
+        if after.0 > before.0 && after.1 == before.1 {
+            Ok(())
+        } else {
+            Err(format!(
+                "inert packets and samples: {before:?}, then {after:?}"
+            ))
+        }
+    });
+}
+
+/// The sum over all processors of a counter in the map `id`.
+fn counted(id: u32, counter: Counter) -> u64 {
+    let key = (counter as u32).to_ne_bytes().map(|byte| byte.to_string());
+    let id = id.to_string();
+    let lookup = ["-j", "map", "lookup", "id", &id, "key"];
+    let lookup: Vec<_> = lookup
+        .into_iter()
+        .chain(key.iter().map(String::as_str))
+        .collect();
+    let found: Value = serde_json::from_str(&bpftool(&lookup)).expect("JSON");
+    let values = found["values"]
+        .as_array()
+        .expect("a value for each processor");
+    let sum = values.iter().map(|value| {
+        let bytes = value["value"]
+            .as_array()
+            .expect("bytes")
+            .iter()
+            .map(|byte| {
+                let hex = byte.as_str().and_then(|byte| byte.strip_prefix("0x"));
+                u8::from_str_radix(hex.expect("a byte"), 16).expect("a byte")
+            });
+        let bytes: Vec<u8> = bytes.collect();
+        u64::from_ne_bytes(bytes.try_into().expect("eight bytes"))
+    });
+    sum.sum()
+}
+
+fn bpftool(args: &[&str]) -> String {
+    run(Command::new("bpftool").args(args))
 }
 
 #[test]

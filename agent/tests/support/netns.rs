@@ -29,15 +29,18 @@ impl Netns {
         run(Command::new("ip").args(["netns", "add", &name]));
         let ns = Self { name };
         // Addresses are usable at once, and nothing but the tests' own traffic is sent.
-        for setting in [
-            "net.ipv6.conf.all.accept_dad=0",
-            "net.ipv6.conf.default.accept_dad=0",
-            "net.ipv6.conf.default.router_solicitations=0",
-            "net.ipv4.ip_forward=1",
-            "net.ipv6.conf.all.forwarding=1",
-        ] {
-            ns.run("sysctl", &["-qw", setting]);
-        }
+        let settings = [
+            "ipv6/conf/all/accept_dad 0",
+            "ipv6/conf/default/accept_dad 0",
+            "ipv6/conf/default/router_solicitations 0",
+            "ipv4/ip_forward 1",
+            "ipv6/conf/all/forwarding 1",
+        ]
+        .map(|setting| {
+            let (name, value) = setting.split_once(' ').expect("a name and a value");
+            format!("echo {value} > /proc/sys/net/{name}")
+        });
+        ns.run("sh", &["-ec", &settings.join("\n")]);
         ns.ip("link set lo up");
         ns
     }
