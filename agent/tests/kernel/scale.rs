@@ -36,9 +36,11 @@ fn exact(connections: u64, messages: u64, at_least: u64) {
     );
     agent.must_have_active(connections);
     // In parts: the peers are to be counted, not to outrun an agent that was built for debugging.
-    let part = (5000 / connections).min(messages);
-    for _ in 0..messages / part {
+    let mut left = messages;
+    while left > 0 {
+        let part = left.min((5000 / connections).max(1));
         load.exchange(part);
+        left -= part;
     }
     let tally = load.close();
     agent.must_count(&tally);

@@ -15,12 +15,14 @@ permessage-deflate is on, automatic pongs and closing handshakes included.
 import argparse
 import asyncio
 import collections
+import contextlib
 import json
 import random
 import string
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 
@@ -144,10 +146,12 @@ async def send(connection, rng, messages):
 async def converse(connection, role, args, seed):
     rng = random.Random(seed)
     sending = asyncio.create_task(send(connection, rng, args.messages))
-    async for message in connection:
-        if message == "end" and args.closer == role:
-            await sending
-            await connection.close(args.code, "done")
+    # With other codes than 1000 and 1001 the iteration ends in an exception.
+    with contextlib.suppress(ConnectionClosed):
+        async for message in connection:
+            if message == "end" and args.closer == role:
+                await sending
+                await connection.close(args.code, "done")
     await sending
     await connection.wait_closed()
     first = connection.protocol.close_rcvd if connection.protocol.close_rcvd_then_sent else None
