@@ -99,7 +99,7 @@ impl Conversation {
             next: [1000, u32::MAX - 100],
         };
         conversation.segment(CLIENT, b"", |header| {
-            (header.syn, header.ack) = (true, false)
+            (header.syn, header.ack) = (true, false);
         });
         conversation.segment(SERVER, b"", |header| header.syn = true);
         conversation.segment(CLIENT, b"", |_| {});
