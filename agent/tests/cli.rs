@@ -342,6 +342,7 @@ fn man_pages_are_roff() {
             "{title}"
         );
         assert!(stdout(&output).contains(word));
+        assert!(stdout(&output).contains("\n.SH EXAMPLES\n"));
     }
 }
 
