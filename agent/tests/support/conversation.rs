@@ -126,4 +126,3 @@ impl Capture {
         self.path.to_str().unwrap()
     }
 }
-
