@@ -1,6 +1,9 @@
 //! The command line of wstap: parse, logging, exit status.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::error::ErrorKind;
 use log::LevelFilter;
@@ -26,7 +29,8 @@ fn main() -> ExitCode {
                 .error(ErrorKind::ArgumentConflict, error)
                 .exit(),
             None => {
-                eprintln!("wstap: {error:#}");
+                // Where nobody can be told, the exit status still tells.
+                let _ = writeln!(io::stderr(), "wstap: {error:#}");
                 ExitCode::FAILURE
             }
         },

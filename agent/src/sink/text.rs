@@ -228,12 +228,16 @@ impl<W: Write> Text<W> {
         };
         self.what(Style::new().bold(), "closed", None);
         self.styled(style, close.kind.as_str());
+        if close.kind == CloseKind::Eof {
+            self.line.push_str(" (still open)");
+        }
         if let Some(initiator) = close.initiator {
             let _ = write!(self.line, " by {}", initiator.as_str());
         }
         self.code(close.code, close.reason.as_deref().unwrap_or_default());
         let _ = write!(self.line, "  after {}", Time(close.duration));
-        if let Some(silence) = close.silence {
+        // A shorter one is only the time between two segments.
+        if let Some(silence) = close.silence.filter(|silence| silence.as_secs() > 0) {
             let _ = write!(self.line, ", silent for {}", Time(silence));
         }
         for (arrow, direction) in ["->", "<-"].into_iter().zip(Direction::BOTH) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-/// Bytes: `125 B`, `1.5 KiB`, `16 MiB`. Never wider than 8 characters below 1000 EiB.
+/// Bytes: `125 B`, `1.5 KiB`, `16 MiB`. At most 8 characters wide.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
 
