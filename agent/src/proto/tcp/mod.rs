@@ -175,8 +175,12 @@ impl TcpFlow {
                 return;
             }
         }
+        let is_reset = self.reset;
         let (own, peer) = self.pair(side);
         own.seen = true;
+        if is_reset {
+            return;
+        }
         if let Some(ack) = segment.ack {
             let mut out = Output {
                 side: 1 - side,
@@ -184,9 +188,6 @@ impl TcpFlow {
                 deliver,
             };
             peer.acknowledge(ack, segment.ts, &mut out);
-        }
-        if self.reset {
-            return;
         }
         let gate = self.gate(side, limits);
         let mut out = Output {

@@ -375,6 +375,16 @@ fn what_is_held_back_behind_a_fin_is_dropped() {
 }
 
 #[test]
+fn a_fin_cuts_off_what_is_held_back_across_it() {
+    let mut bench = Bench::open(LIMITS);
+    bench.send(wire(0, 1, ACK, 102, b"cdef"));
+    bench.send(wire(0, 2, ACK | FIN, 104, b""));
+    bench.send(wire(0, 3, ACK, 100, b"ab"));
+    bench.expect(&[bytes(0, 3, 0, b"ab"), bytes(0, 1, 2, b"cd"), Got::Fin(0, 2)]);
+    assert_eq!(bench.shared.buffered, 0);
+}
+
+#[test]
 fn the_first_segment_seen_midstream_is_the_start() {
     let mut bench = Bench::new(LIMITS);
     bench.send(wire(0, 1, ACK, 5000, b"ab").ack(700));
