@@ -1,4 +1,8 @@
-//! A TCP connection: what its segments carry, in order, in both directions.
+//! A TCP connection: what its segments carry, in order, in both directions (RFC 9293).
+//!
+//! Owns the order of bytes and ends, the memory that out-of-order segments take, and the question
+//! which segments belong to one incarnation of a connection. Which connection a segment belongs to
+//! is found out before, and what the bytes mean after it.
 
 use std::time::Duration;
 
@@ -175,12 +179,11 @@ impl TcpFlow {
                 return;
             }
         }
-        let is_reset = self.reset;
-        let (own, peer) = self.pair(side);
-        own.seen = true;
-        if is_reset {
+        self.streams[side].seen = true;
+        if self.reset {
             return;
         }
+        let (_, peer) = self.pair(side);
         if let Some(ack) = segment.ack {
             let mut out = Output {
                 side: 1 - side,

@@ -107,19 +107,19 @@ fn fates(got: &[Got], side: usize) -> Vec<Fate> {
     let mut fates = Vec::new();
     for event in got {
         match event {
-            &Got::Bytes(from, ts, offset, ref bytes, _) if from == side => {
-                assert_eq!(offset, fates.len() as u64);
-                let captured = |&byte| Fate::Captured { byte, ts };
+            Got::Bytes(from, ts, offset, bytes, _) if *from == side => {
+                assert_eq!(*offset, fates.len() as u64);
+                let captured = |&byte| Fate::Captured { byte, ts: *ts };
                 fates.extend(bytes.iter().map(captured));
             }
-            &Got::Missing(from, ts, offset, len, lost) if from == side => {
-                assert_eq!(offset, fates.len() as u64);
-                let fate = if lost {
+            Got::Missing(from, ts, offset, len, lost) if *from == side => {
+                assert_eq!(*offset, fates.len() as u64);
+                let fate = if *lost {
                     Fate::Lost
                 } else {
-                    Fate::Uncaptured { ts }
+                    Fate::Uncaptured { ts: *ts }
                 };
-                fates.resize(fates.len() + len as usize, fate);
+                fates.resize(fates.len() + *len as usize, fate);
             }
             _ => {}
         }
@@ -318,7 +318,7 @@ proptest! {
             prop_assert!(bench.shared.buffered <= buffered_total);
             prop_assert!(bench.shared.buffered <= 2 * buffered_per_direction);
             if let Some(at) = bench.flow.poll_timeout(&limits)
-                && bench.got.len() % 3 == 0
+                && bench.got.len().is_multiple_of(3)
                 && at < Timestamp(u64::MAX)
             {
                 bench.timeout(at.0);

@@ -146,6 +146,9 @@ impl Stream {
     pub(super) fn learn_start(&mut self, seq: SeqNumber) {
         match self.start {
             Start::Unknown => self.begin(seq, Start::Acknowledged),
+            Start::Tentative | Start::Midstream if self.begins_at(seq) => {
+                self.start = Start::Acknowledged;
+            }
             Start::Tentative | Start::Midstream if self.may_begin_at(seq) => {
                 self.move_start(seq, Start::Acknowledged);
             }
