@@ -304,6 +304,46 @@ proptest! {
     }
 
     #[test]
+    fn nothing_overtakes_what_it_acknowledges(
+        starts in [start(), start()],
+        (turns, order) in prop::collection::vec(
+            (0..2usize, prop::collection::vec(any::<u8>(), 1..30), any::<prop::sample::Index>()),
+            1..40,
+        )
+        .prop_flat_map(|turns| {
+            let order: Vec<usize> = (0..turns.len()).collect();
+            (Just(turns), Just(order).prop_shuffle())
+        }),
+    ) {
+        // Who speaks has heard any part of what was said before, and never less than earlier.
+        let (mut sent, mut heard) = ([0; 2], [0; 2]);
+        let mut wires = Vec::new();
+        let mut acked = Vec::new();
+        for (i, (side, payload, news)) in turns.iter().enumerate() {
+            heard[*side] += news.index(sent[1 - side] - heard[*side] + 1);
+            let seq = starts[*side].wrapping_add(sent[*side] as u32);
+            let ack = starts[1 - side].wrapping_add(heard[*side] as u32);
+            wires.push(wire(*side, i as u64, ACK, seq, payload).ack(ack));
+            acked.push(heard[*side]);
+            sent[*side] += payload.len();
+        }
+        let mut bench = opened(CAUSAL, starts);
+        for i in order {
+            bench.send(wires[i].clone());
+        }
+        let mut delivered = [0; 2];
+        for event in &bench.got {
+            if let Got::Bytes(side, ts, _, bytes, _) = event {
+                prop_assert!(delivered[1 - side] >= acked[*ts as usize]);
+                delivered[*side] += bytes.len();
+            }
+        }
+        prop_assert_eq!(delivered, sent);
+        prop_assert_eq!(bench.shared.buffered, 0);
+        prop_assert_eq!(bench.flow.poll_timeout(&CAUSAL), None);
+    }
+
+    #[test]
     fn nonsense_is_survived_in_bounded_memory(
         wires in prop::collection::vec(nonsense(), 1..80),
         causal_order: bool,
