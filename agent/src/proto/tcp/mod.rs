@@ -199,7 +199,7 @@ impl TcpFlow {
             deliver,
         };
         self.streams[side].accept(first, segment, limits.causal_order, gate, &mut out);
-        self.settle(Some(segment.ts), side, limits, shared, deliver);
+        self.settle(segment.ts, side, limits, shared, deliver);
     }
 
     /// Lets time pass: patience may have run out.
@@ -210,7 +210,7 @@ impl TcpFlow {
         shared: &mut Shared,
         deliver: &mut dyn FnMut(StreamEvent<'_>),
     ) {
-        self.settle(Some(now), 0, limits, shared, deliver);
+        self.settle(now, 0, limits, shared, deliver);
     }
 
     /// When [`Self::handle_timeout`] has something to do at the earliest; `None` if nothing is
@@ -294,7 +294,7 @@ impl TcpFlow {
     /// memory; `side` is the one that may have grown.
     fn settle(
         &mut self,
-        now: Option<Timestamp>,
+        now: Timestamp,
         side: usize,
         limits: &Limits,
         shared: &mut Shared,
@@ -318,9 +318,7 @@ impl TcpFlow {
                 Some(side)
             } else {
                 let expired = self.next_expiry(limits);
-                expired
-                    .filter(|&(at, _)| now.is_some_and(|now| now >= at))
-                    .map(|(_, side)| side)
+                expired.filter(|&(at, _)| now >= at).map(|(_, side)| side)
             };
             let Some(side) = blocked else { return };
             let mut out = Output {
