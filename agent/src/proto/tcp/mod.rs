@@ -1,10 +1,15 @@
-//! A TCP connection: what its segments carry, in order, in both directions.
+//! A TCP connection: what its segments carry, in order, in both directions (RFC 9293).
+//!
+//! Owns the order of bytes and ends, the memory that out-of-order segments take, and the question
+//! which segments belong to one incarnation of a connection. Which connection a segment belongs to
+//! is found out before, and what the bytes mean after it.
 
 use std::time::Duration;
 
 use self::reassembly::{Gate, Head, Output, Start, Stream};
 use super::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
 
+mod held;
 mod parts;
 mod reassembly;
 
@@ -174,8 +179,11 @@ impl TcpFlow {
                 return;
             }
         }
-        let (own, peer) = self.pair(side);
-        own.seen = true;
+        self.streams[side].seen = true;
+        if self.reset {
+            return;
+        }
+        let (_, peer) = self.pair(side);
         if let Some(ack) = segment.ack {
             let mut out = Output {
                 side: 1 - side,
@@ -184,9 +192,6 @@ impl TcpFlow {
             };
             peer.acknowledge(ack, segment.ts, &mut out);
         }
-        if self.reset {
-            return;
-        }
         let gate = self.gate(side, limits);
         let mut out = Output {
             side,
@@ -194,7 +199,7 @@ impl TcpFlow {
             deliver,
         };
         self.streams[side].accept(first, segment, limits.causal_order, gate, &mut out);
-        self.settle(Some(segment.ts), side, limits, shared, deliver);
+        self.settle(segment.ts, side, limits, shared, deliver);
     }
 
     /// Lets time pass: patience may have run out.
@@ -205,7 +210,7 @@ impl TcpFlow {
         shared: &mut Shared,
         deliver: &mut dyn FnMut(StreamEvent<'_>),
     ) {
-        self.settle(Some(now), 0, limits, shared, deliver);
+        self.settle(now, 0, limits, shared, deliver);
     }
 
     /// When [`Self::handle_timeout`] has something to do at the earliest; `None` if nothing is
@@ -289,7 +294,7 @@ impl TcpFlow {
     /// memory; `side` is the one that may have grown.
     fn settle(
         &mut self,
-        now: Option<Timestamp>,
+        now: Timestamp,
         side: usize,
         limits: &Limits,
         shared: &mut Shared,
@@ -313,9 +318,7 @@ impl TcpFlow {
                 Some(side)
             } else {
                 let expired = self.next_expiry(limits);
-                expired
-                    .filter(|&(at, _)| now.is_some_and(|now| now >= at))
-                    .map(|(_, side)| side)
+                expired.filter(|&(at, _)| now >= at).map(|(_, side)| side)
             };
             let Some(side) = blocked else { return };
             let mut out = Output {
@@ -342,7 +345,7 @@ impl TcpFlow {
             match stream.head() {
                 Head::Empty => None,
                 Head::Present { ts } => Some((ts.saturating_add(limits.gap_patience), true, side)),
-                Head::Hole { end, noticed } => {
+                Head::Hole { end, noticed, .. } => {
                     let patience = match stream.is_acked(end) {
                         Some(true) => limits.gap_patience,
                         Some(false) => return None,
@@ -395,10 +398,11 @@ impl TcpFlow {
     ) {
         loop {
             self.deliver_ready(causal_order, shared, deliver);
+            // What is missing goes first, so that what waits for it keeps its place.
             let since = |side: usize| match self.streams[side].head() {
                 Head::Empty => None,
-                Head::Present { ts } => Some((ts, true, side)),
-                Head::Hole { noticed, .. } => Some((noticed, false, side)),
+                Head::Present { ts } => Some((true, ts, side)),
+                Head::Hole { noticed, .. } => Some((false, noticed, side)),
             };
             let Some((_, _, side)) = since(0).into_iter().chain(since(1)).min() else {
                 return;
@@ -529,3 +533,8 @@ impl TcpFlow {
         deliver(StreamEvent::Restart { side, ts });
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
