@@ -1,3 +1,109 @@
 //! Set-up, build, test and demonstration of wstap: `cargo xtask --help`.
+//!
+//! One file a command; [`process`] runs other programs, [`workspace`] knows where things lie.
 
-fn main() {}
+mod bench;
+mod build;
+mod demo;
+mod http;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod traffic;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, test and demonstration of wstap.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what the build of the kernel program needs
+    Setup {
+        /// And what the tests need
+        #[arg(long)]
+        tests: bool,
+    },
+    /// Set up, then build everything, the kernel program included
+    Build {
+        /// With optimisations
+        #[arg(long)]
+        release: bool,
+    },
+    /// Set up, build with optimisations, then run wstap (as root: with sudo where need be)
+    Run {
+        /// Something to see: a WebSocket server and its clients on loopback, the agent with
+        /// /metrics, and the trace in this terminal
+        #[arg(long)]
+        demo: bool,
+        /// End the demonstration after this many seconds instead of on Ctrl-C
+        #[arg(long = "for", value_name = "SECONDS", requires = "demo", value_parser = seconds)]
+        duration: Option<Duration>,
+        /// Everything is built: only run
+        #[arg(long, hide = true)]
+        built: bool,
+        /// What wstap is run with; `run` if nothing is given
+        #[arg(last = true, conflicts_with = "demo")]
+        args: Vec<String>,
+    },
+    /// Set up, then format, clippy, documentation, build and all tests: what CI runs
+    Test {
+        /// Leave out the tests that load the kernel program
+        #[arg(long)]
+        no_kernel: bool,
+    },
+    /// Kernel time a packet, beyond an empty program's
+    BenchPacket {
+        /// Rounds of each measurement; the table shows the medians
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+        rounds: u16,
+    },
+    /// One end of the traffic of a measurement
+    #[command(hide = true)]
+    Traffic {
+        #[command(subcommand)]
+        role: traffic::Role,
+    },
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    match digits.parse::<f64>() {
+        Ok(n) if n > 0.0 && n <= 86_400.0 => Ok(Duration::from_secs_f64(n)),
+        _ => Err("a number of seconds is meant, at most a day, as 10 or 10s".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup { tests } => setup::command(tests),
+        Command::Build { release } => build::command(release),
+        Command::Run {
+            demo: true,
+            duration,
+            built,
+            ..
+        } => demo::command(duration, built),
+        Command::Run { built, args, .. } => run::command(&args, built),
+        Command::Test { no_kernel } => test::command(no_kernel),
+        Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
+        Command::Traffic { role } => traffic::command(role),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,11 +1,15 @@
 //! The protocol core: from TCP segments to WebSocket events. Sans I/O: segments and times go in
 //! through `handle_*`, events and verdicts come out through `poll_*`.
 
+pub mod deflate;
 pub mod event;
 pub mod flow;
 pub mod frame;
+pub mod message;
 pub mod observer;
-pub mod reassembly;
 pub mod segment;
 pub mod seq;
+pub mod session;
+pub mod tcp;
 pub mod time;
+pub mod upgrade;

@@ -1,1 +1,0 @@
-//! Puts the bytes of one direction in order.

@@ -1,0 +1,180 @@
+//! A connection that is older than the observation: is it a WebSocket?
+
+use super::{
+    chain::{Chain, Demand, Fed, Piece},
+    http::{Bytes, Http, begins_message},
+};
+use crate::proto::time::Timestamp;
+
+/// Bits that one direction has to prove. There are up to twice [`STARTS`] chances to err.
+const SINGLE: u32 = 26;
+
+/// Bits that both directions have to prove together, one of them masked and the other not.
+const BOTH: u32 = 30;
+
+/// Bits with which a direction counts where the other has proven enough.
+const CREDIBLE: u32 = 9;
+
+/// Segments, of both directions, at whose start frames may begin before it is given up.
+const STARTS: u32 = 64;
+
+/// What was seen so far.
+#[derive(Debug)]
+pub(super) struct Probe {
+    /// Requests and responses so far: where the answer to a request for a WebSocket went missing,
+    /// that is what the frames belong to.
+    pub http: Box<Http>,
+    chains: [Option<Chain>; 2],
+    starts: u32,
+    pieces: u64,
+}
+
+/// What comes of the bytes.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Too little to tell.
+    Nothing,
+    /// A WebSocket; the rest of the bytes, from this position on, was not read.
+    WebSocket(usize),
+    /// It is none.
+    Neither,
+}
+
+/// The chains of a WebSocket that was recognised.
+#[derive(Debug)]
+pub(super) struct Recognised {
+    /// Index of the client.
+    pub client: usize,
+    /// By side.
+    pub chains: [Option<Chain>; 2],
+    /// When the first frame was seen.
+    pub opened: Timestamp,
+}
+
+impl Probe {
+    /// Nothing seen yet but `http`.
+    pub fn new(http: Box<Http>) -> Self {
+        Self {
+            http,
+            chains: [None, None],
+            starts: STARTS,
+            pieces: 0,
+        }
+    }
+
+    /// Memory held beyond a fixed size.
+    pub fn held(&self) -> usize {
+        let chains: usize = self.chains.iter().flatten().map(Chain::held).sum();
+        chains + self.http.held()
+    }
+
+    /// Whether HTTP begins with these bytes. What came before is forgotten then.
+    pub fn is_http(&mut self, input: &Bytes<'_>) -> bool {
+        let http = input.starts_segment && begins_message(input.bytes);
+        if http {
+            self.chains = [None, None];
+        }
+        http
+    }
+
+    /// Takes in bytes.
+    pub fn handle_bytes(&mut self, input: &Bytes<'_>, preview: usize) -> Found {
+        let Bytes {
+            side,
+            ts,
+            bytes,
+            starts_segment,
+            ..
+        } = *input;
+        self.pieces += 1;
+        let piece = Piece {
+            ts,
+            bytes,
+            starts_segment,
+            quiet: Default::default(),
+            order: self.pieces,
+        };
+        let other = self.chains[1 - side].as_ref();
+        let paired = other.and_then(|other| {
+            let bits = BOTH.saturating_sub(other.bits());
+            other.masked().map(|masked| (!masked, bits))
+        });
+        let demand = Demand {
+            bits: SINGLE,
+            paired,
+            preview,
+        };
+        let fed = match &mut self.chains[side] {
+            Some(chain) => chain.feed(&piece, 0, &demand),
+            None => Fed::Dead,
+        };
+        let fed = match fed {
+            Fed::Dead if starts_segment && self.starts > 0 => {
+                self.starts -= 1;
+                let chain = self.chains[side].insert(Chain::new(None, true));
+                chain.feed(&piece, 0, &demand)
+            }
+            fed => fed,
+        };
+        match fed {
+            Fed::Alive => Found::Nothing,
+            Fed::Proven(at) => {
+                let masked = |side: usize| self.chains[side].as_ref().and_then(Chain::masked);
+                let strong = |side: usize| {
+                    (self.chains[side].as_ref()).is_some_and(|chain| chain.bits() >= BOTH / 2)
+                };
+                // Two that mask, or two that do not, speak something else.
+                if masked(side) == masked(1 - side) && strong(1 - side) {
+                    Found::Neither
+                } else {
+                    Found::WebSocket(at)
+                }
+            }
+            Fed::Dead => {
+                self.chains[side] = None;
+                if self.starts == 0 && self.chains[1 - side].is_none() {
+                    Found::Neither
+                } else {
+                    Found::Nothing
+                }
+            }
+        }
+    }
+
+    /// Takes in bytes of `side` that are not available.
+    pub fn handle_missing(&mut self, side: usize, ts: Timestamp, len: u64) {
+        let alive = match &mut self.chains[side] {
+            Some(chain) => chain.feed_missing(len, ts),
+            None => return,
+        };
+        if !alive {
+            self.chains[side] = None;
+        }
+    }
+
+    /// Hands out what [`Found::WebSocket`] is about; `side` is the one whose bytes proved it.
+    pub fn recognised(&mut self, side: usize) -> Option<Recognised> {
+        let mut chains = std::mem::take(&mut self.chains);
+        let masked = chains[side].as_ref()?.masked()?;
+        let client = if masked { side } else { 1 - side };
+        let other = &mut chains[1 - side];
+        if other.as_ref().is_some_and(|o| o.masked() != Some(!masked)) {
+            *other = None;
+        }
+        let opened = (chains.iter().flatten())
+            .filter(|chain| is_credible(chain))
+            .filter_map(|chain| chain.frames().first())
+            .map(|frame| frame.ts)
+            .min()?;
+        Some(Recognised {
+            client,
+            chains,
+            opened,
+        })
+    }
+}
+
+/// Whether the frames of `chain` are believed where the other direction has proven enough.
+pub(super) fn is_credible(chain: &Chain) -> bool {
+    chain.bits() >= CREDIBLE
+}

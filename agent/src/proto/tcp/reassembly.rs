@@ -1,0 +1,712 @@
+//! One direction of a connection: puts its bytes in order.
+//!
+//! Owns the positions of the stream, what is held back until missing bytes come, and the counters
+//! of the direction. Why something that blocks the stream is given up is decided by the owner of
+//! both directions.
+//!
+//! A *position* is the sequence number unwrapped to 64 bits: its low half is the sequence number.
+//! The first one known gets the high half 1, so that a start that turns out to lie earlier is still
+//! a positive number.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Shared, StreamEvent,
+    parts::{Parts, slice},
+};
+use crate::proto::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
+
+/// Bytes further away than this, ahead or behind, do not belong to the connection: no window is
+/// larger than 1 GiB (RFC 7323, section 2.3).
+const REACH: u64 = 1 << 30;
+
+/// How far a SYN may lie before, or the sequence number of a reset on either side of, the place
+/// where it would be expected.
+pub(super) const NEAR: u64 = 1 << 20;
+
+/// What a held-back piece is charged beyond its bytes: its places in two maps and its allocation.
+pub(super) const PIECE_OVERHEAD: usize = 128;
+
+/// How the start of the stream is known.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Start {
+    /// It is not.
+    #[default]
+    Unknown,
+    /// A segment without payload was seen in the middle of the connection. It may have been a
+    /// keep-alive probe, which lies one byte before the next one sent.
+    Tentative,
+    /// A segment with payload, in the middle of the connection.
+    Midstream,
+    /// A SYN|ACK of the other side acknowledged it.
+    Acknowledged,
+    /// The SYN itself.
+    Syn,
+}
+
+/// Holds back what acknowledges more than was delivered of the other direction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gate(Option<SeqNumber>);
+
+impl Gate {
+    /// Lets everything pass.
+    pub(super) const OPEN: Self = Self(None);
+
+    /// Whether a segment that acknowledges `ack` may pass. What lies out of reach is no
+    /// acknowledgement of this connection, and waiting for it would be in vain.
+    fn is_open(self, ack: Option<SeqNumber>) -> bool {
+        let (Some(delivered), Some(ack)) = (self.0, ack) else {
+            return true;
+        };
+        let ahead = i64::from(ack.distance_from(delivered));
+        ahead <= 0 || ahead.unsigned_abs() > REACH
+    }
+}
+
+/// Where a stream delivers to.
+pub(super) struct Output<'a> {
+    pub(super) side: usize,
+    pub(super) shared: &'a mut Shared,
+    pub(super) deliver: &'a mut dyn FnMut(StreamEvent<'_>),
+}
+
+/// What is first in line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Head {
+    /// Nothing is held back.
+    Empty,
+    /// The next bytes, or the FIN, are there, and came at this time.
+    Present { ts: Timestamp },
+    /// The bytes up to `end` are missing, as is known since `noticed`.
+    Hole { end: u64, noticed: Timestamp },
+}
+
+/// A run of bytes that is held back; the key in the map is where it begins.
+#[derive(Debug)]
+struct Piece {
+    end: u64,
+    /// `None` where they were not captured.
+    bytes: Option<Box<[u8]>>,
+    ts: Timestamp,
+    starts_segment: bool,
+    /// What must have been delivered of the other direction before it.
+    ack: Option<SeqNumber>,
+    /// When it became known that the bytes right before it were missing, if they are.
+    noticed: Timestamp,
+}
+
+impl Piece {
+    fn charge(&self) -> usize {
+        PIECE_OVERHEAD + self.bytes.as_ref().map_or(0, |bytes| bytes.len())
+    }
+}
+
+/// A FIN that was seen.
+#[derive(Clone, Copy, Debug)]
+struct Fin {
+    at: u64,
+    ts: Timestamp,
+    ack: Option<SeqNumber>,
+}
+
+/// What the pieces of one segment have in common.
+#[derive(Clone, Copy)]
+struct Carrier {
+    begin: u64,
+    ts: Timestamp,
+    ack: Option<SeqNumber>,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    pub(super) start: Start,
+    /// Whether any segment was seen.
+    pub(super) seen: bool,
+    /// The FIN was delivered.
+    pub(super) done: bool,
+    pub(super) counts: TcpCounts,
+    /// Position of offset 0.
+    origin: u64,
+    /// Position of the next byte to be delivered.
+    next: u64,
+    /// Behind the highest byte or FIN seen.
+    highest: u64,
+    /// The highest acknowledgement of the other side, as a number and (once there is a start) as a
+    /// position.
+    ack: Option<SeqNumber>,
+    acked: u64,
+    fin: Option<Fin>,
+    /// Disjoint, from `next` on.
+    held: BTreeMap<u64, Piece>,
+    /// The ranges that `held` covers, adjacent ones merged: start and end. The first may begin
+    /// before `next`. Finds what is new in a segment without a look at each piece.
+    runs: BTreeMap<u64, u64>,
+    /// What `held` is charged.
+    buffered: usize,
+    /// Segments out of reach that continue one another: where they begin and end.
+    stray: Option<(SeqNumber, SeqNumber)>,
+}
+
+impl Stream {
+    /// Offset 0 is at `seq`.
+    pub(super) fn begin(&mut self, seq: SeqNumber, start: Start) {
+        let at = (1 << 32) | u64::from(seq.0);
+        (self.origin, self.next, self.highest) = (at, at, at);
+        self.start = start;
+        if let Some(ack) = self.ack {
+            let acked = self.position(ack);
+            self.acked = if acked.abs_diff(at) <= REACH {
+                acked
+            } else {
+                0
+            };
+        }
+    }
+
+    /// Moves offset 0 to `seq`, which is near, if nothing was delivered yet.
+    pub(super) fn move_start(&mut self, seq: SeqNumber, start: Start) {
+        if !self.started() {
+            self.origin = self.position(seq);
+            self.next = self.origin;
+            self.highest = self.highest.max(self.origin);
+            self.start = start;
+        }
+    }
+
+    /// The stream begins at `seq`, says a SYN|ACK of the other side.
+    pub(super) fn learn_start(&mut self, seq: SeqNumber) {
+        match self.start {
+            Start::Unknown => self.begin(seq, Start::Acknowledged),
+            Start::Tentative | Start::Midstream if self.may_begin_at(seq) => {
+                self.move_start(seq, Start::Acknowledged);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether anything was delivered.
+    fn started(&self) -> bool {
+        self.next != self.origin || self.done
+    }
+
+    /// Whether offset 0 is known to be at `seq`.
+    pub(super) fn begins_at(&self, seq: SeqNumber) -> bool {
+        self.start != Start::Unknown && self.origin as u32 == seq.0
+    }
+
+    /// Whether the stream, of which no SYN was seen, may have begun at `seq`.
+    pub(super) fn may_begin_at(&self, seq: SeqNumber) -> bool {
+        let at = self.position(seq);
+        at <= self.origin && self.origin - at <= NEAR
+    }
+
+    /// Whether the start of the stream is known.
+    pub(super) fn start_known(&self) -> bool {
+        matches!(self.start, Start::Acknowledged | Start::Syn)
+    }
+
+    /// Whether a SYN|ACK that acknowledges `ack` can be the answer to this direction's SYN.
+    pub(super) fn explains(&self, ack: SeqNumber) -> bool {
+        let at = self.position(ack);
+        match self.start {
+            Start::Unknown => true,
+            Start::Syn => (self.origin..=self.highest.min(self.origin + NEAR)).contains(&at),
+            _ => at.abs_diff(self.origin) <= NEAR,
+        }
+    }
+
+    /// Whether a SYN whose first byte would be `seq` fits what the other side has acknowledged.
+    pub(super) fn acknowledged_soon_after(&self, seq: SeqNumber) -> bool {
+        self.ack
+            .is_none_or(|ack| u64::from(ack.0.wrapping_sub(seq.0)) <= NEAR)
+    }
+
+    /// Whether `seq` is near anything that is known of the sender's position.
+    pub(super) fn is_near(&self, seq: SeqNumber) -> bool {
+        let near = |other: u32| seq.distance_from(SeqNumber(other)).unsigned_abs() <= NEAR as u32;
+        let positions = [self.next, self.highest];
+        self.ack.is_some_and(|ack| near(ack.0))
+            || (self.start != Start::Unknown && positions.iter().any(|&at| near(at as u32)))
+    }
+
+    /// Whether anything is known of the sender's position.
+    pub(super) fn is_placed(&self) -> bool {
+        self.start != Start::Unknown || self.ack.is_some()
+    }
+
+    /// The position of `seq`: the one nearest to the next byte.
+    fn position(&self, seq: SeqNumber) -> u64 {
+        let ahead = seq.distance_from(SeqNumber(self.next as u32));
+        self.next.wrapping_add_signed(i64::from(ahead))
+    }
+
+    /// Sequence number of the next byte to be delivered.
+    pub(super) fn next_seq(&self) -> Option<SeqNumber> {
+        (self.start != Start::Unknown).then_some(SeqNumber(self.next as u32))
+    }
+
+    /// Sequence number at a stream offset.
+    pub(super) fn seq_at(&self, offset: u64) -> Option<SeqNumber> {
+        let at = self.origin.wrapping_add(offset);
+        (self.start != Start::Unknown).then_some(SeqNumber(at as u32))
+    }
+
+    /// Makes the other direction wait for this one. There is nothing to wait for in a direction
+    /// that was not seen, or is over.
+    pub(super) fn gate(&self) -> Gate {
+        Gate(self.next_seq().filter(|_| !self.done))
+    }
+
+    /// What the held-back pieces are charged.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Whether anything waits to be delivered.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.held.is_empty() || (self.fin.is_some() && !self.done)
+    }
+
+    /// Whether the receiver has acknowledged everything up to `end`; `None` if no acknowledgement
+    /// was ever seen.
+    pub(super) fn is_acked(&self, end: u64) -> Option<bool> {
+        self.ack.map(|_| self.acked >= end)
+    }
+
+    /// The other side acknowledges `ack`.
+    ///
+    /// Where segments out of reach were acknowledged, so much was lost that the place is no longer
+    /// known (or a forged segment would have been ignored by the receiver): the stream goes on
+    /// behind them.
+    pub(super) fn acknowledge(&mut self, ack: SeqNumber, ts: Timestamp, out: &mut Output<'_>) {
+        if self.start == Start::Unknown {
+            self.ack = Some(ack);
+            return;
+        }
+        let at = self.position(ack);
+        if at.abs_diff(self.next) <= REACH {
+            if self.ack.is_none() || at > self.acked {
+                (self.ack, self.acked) = (Some(ack), at);
+            }
+        } else if let Some((begin, end)) = self.stray
+            && ack.distance_from(begin) > 0
+            && ack.distance_from(end) <= 0
+            && !self.done
+        {
+            while self.give_up(out) {
+                self.deliver_ready(Gate::OPEN, out);
+            }
+            if !self.done {
+                let lost = u64::from(end.0.wrapping_sub(self.next as u32));
+                self.deliver_missing(self.next + lost, ts, true, out);
+                self.highest = self.highest.max(self.next);
+                self.stray = None;
+                (self.ack, self.acked) = (Some(ack), self.position(ack));
+            }
+        }
+    }
+
+    /// Takes in a segment that is no reset; `seq` is that of its first payload byte. What it brings
+    /// is delivered at once where it is next and `gate` lets it pass, else held back.
+    pub(super) fn accept(
+        &mut self,
+        seq: SeqNumber,
+        segment: &Segment<'_>,
+        causal_order: bool,
+        gate: Gate,
+        out: &mut Output<'_>,
+    ) {
+        let flags = segment.flags;
+        let is_empty = segment.len == 0 && !flags.fin();
+        if is_empty && !flags.syn() && segment.window == 0 && segment.ack.is_some() {
+            count(&mut self.counts.zero_windows);
+        }
+        if segment.len <= 1 && !flags.fin() && !flags.syn() && self.is_before_highest(seq) {
+            count(&mut self.counts.keepalive_probes);
+            return;
+        }
+        self.anchor(seq, is_empty);
+        if is_empty {
+            return;
+        }
+
+        let begin = self.position(seq);
+        let end = begin.saturating_add(u64::from(segment.len));
+        if begin.abs_diff(self.next) > REACH || end.saturating_sub(self.next) > REACH {
+            self.stray = match self.stray {
+                Some((first, behind)) if behind == seq => Some((first, seq + segment.len)),
+                _ => Some((seq, seq + segment.len)),
+            };
+            return;
+        }
+        self.stray = None;
+
+        let carrier = Carrier {
+            begin,
+            ts: segment.ts,
+            ack: segment.ack.filter(|_| causal_order),
+        };
+        let frontier = self.frontier();
+        let mut early = flags.fin() && self.note_fin(end, carrier) && end > frontier;
+        if !self.held.is_empty() {
+            self.compare(segment, carrier, out);
+        }
+        let (limit, behind) = match self.fin {
+            Some(fin) if fin.at <= end => (fin.at, fin.at + 1),
+            _ => (end, end),
+        };
+        self.highest = self.highest.max(behind);
+        let mut fresh = 0;
+        for part in Parts::new(segment) {
+            let part_begin = begin + u64::from(part.begin);
+            let part_end = limit.min(begin + u64::from(part.end));
+            let mut at = part_begin;
+            while let Some((from, to)) = self.next_unseen(at, part_end) {
+                early |= from > frontier;
+                fresh += to - from;
+                let bytes = part
+                    .bytes
+                    .and_then(|b| slice(b, from - part_begin, to - part_begin));
+                self.place(from, to, bytes, carrier, gate, out);
+                at = to;
+            }
+        }
+        if fresh < limit.saturating_sub(begin) {
+            count(&mut self.counts.retransmitted);
+        }
+        if early {
+            count(&mut self.counts.out_of_order);
+        }
+    }
+
+    /// Whether `seq` is one before the highest number sent: where a keep-alive probe lies
+    /// (RFC 9293, section 3.8.4).
+    fn is_before_highest(&self, seq: SeqNumber) -> bool {
+        self.start != Start::Unknown && seq.0.wrapping_add(1) == self.highest as u32
+    }
+
+    /// Sets the start where it is unknown, and corrects it where it was a guess.
+    ///
+    /// Without a SYN the first segment sets it, and of several that were reordered at that moment
+    /// those that lie before the first one come too late, unless nothing was delivered yet.
+    fn anchor(&mut self, seq: SeqNumber, is_empty: bool) {
+        let at = self.position(seq);
+        let distance = at.abs_diff(self.origin);
+        match self.start {
+            Start::Unknown if is_empty => self.begin(seq, Start::Tentative),
+            Start::Unknown => self.begin(seq, Start::Midstream),
+            Start::Tentative if is_empty => {
+                if at > self.origin && distance <= NEAR {
+                    self.begin_at(at, Start::Tentative);
+                }
+            }
+            // What gave the start was a keep-alive probe, came before data that it had been sent
+            // behind, or was forged.
+            Start::Tentative if at == self.origin + 1 || distance > NEAR || at < self.origin => {
+                self.begin_at(at, Start::Midstream);
+            }
+            Start::Tentative => self.start = Start::Midstream,
+            Start::Midstream if !is_empty && at < self.origin && distance <= NEAR => {
+                self.move_start(seq, Start::Midstream);
+            }
+            Start::Midstream | Start::Acknowledged | Start::Syn => {}
+        }
+    }
+
+    fn begin_at(&mut self, at: u64, start: Start) {
+        (self.origin, self.next, self.highest) = (at, at, at);
+        self.start = start;
+    }
+
+    /// Remembers a FIN; false if it is an old one. Of several the first in line counts, as it would
+    /// with the receiver.
+    fn note_fin(&mut self, at: u64, carrier: Carrier) -> bool {
+        let is_new = at >= self.next && !self.done && self.fin.is_none_or(|fin| at < fin.at);
+        if is_new {
+            self.fin = Some(Fin {
+                at,
+                ts: carrier.ts,
+                ack: carrier.ack,
+            });
+        }
+        is_new
+    }
+
+    /// Up to where nothing is missing, delivered or held back.
+    fn frontier(&self) -> u64 {
+        match self.runs.first_key_value() {
+            Some((&begin, &end)) if begin <= self.next => end,
+            _ => self.next,
+        }
+    }
+
+    /// The first range between two positions that was neither delivered nor is held back.
+    fn next_unseen(&self, from: u64, to: u64) -> Option<(u64, u64)> {
+        let mut from = from.max(self.next);
+        let mut to = to;
+        if !self.runs.is_empty() && from < to {
+            if let Some((_, &end)) = self.runs.range(..=from).next_back() {
+                from = from.max(end);
+            }
+            if let Some((&begin, _)) = self.runs.range(from..).next() {
+                to = to.min(begin);
+            }
+        }
+        (from < to).then_some((from, to))
+    }
+
+    /// Delivers a range that was not seen before, or holds it back.
+    fn place(
+        &mut self,
+        from: u64,
+        to: u64,
+        bytes: Option<&[u8]>,
+        carrier: Carrier,
+        gate: Gate,
+        out: &mut Output<'_>,
+    ) {
+        self.deliver_ready(gate, out);
+        let starts_segment = from == carrier.begin;
+        if from == self.next && gate.is_open(carrier.ack) {
+            match bytes {
+                Some(bytes) => self.deliver_bytes(bytes, carrier.ts, starts_segment, out),
+                None => self.deliver_missing(to, carrier.ts, false, out),
+            }
+            return;
+        }
+        if self.done {
+            return;
+        }
+        let behind = self.held.range(to..).next().map(|(_, piece)| piece.noticed);
+        let behind = behind.or(self.fin.map(|fin| fin.ts));
+        let piece = Piece {
+            end: to,
+            bytes: bytes.map(Box::from),
+            ts: carrier.ts,
+            starts_segment,
+            ack: carrier.ack,
+            noticed: behind.map_or(carrier.ts, |noticed| noticed.min(carrier.ts)),
+        };
+        self.hold(from, piece, out.shared);
+
+        let mut run = (from, to);
+        if let Some(end) = self.runs.remove(&to) {
+            run.1 = end;
+        }
+        match self.runs.range_mut(..from).next_back() {
+            Some((_, end)) if *end == from => *end = run.1,
+            _ => {
+                self.runs.insert(run.0, run.1);
+            }
+        }
+    }
+
+    fn hold(&mut self, from: u64, piece: Piece, shared: &mut Shared) {
+        self.buffered += piece.charge();
+        shared.buffered += piece.charge();
+        self.held.insert(from, piece);
+    }
+
+    /// Stops holding back a piece.
+    fn release(&mut self, from: u64, shared: &mut Shared) -> Option<Piece> {
+        let piece = self.held.remove(&from)?;
+        self.buffered = self.buffered.saturating_sub(piece.charge());
+        shared.buffered = shared.buffered.saturating_sub(piece.charge());
+        Some(piece)
+    }
+
+    /// Holds what a segment brings against what is held back of the same range: the first bytes
+    /// win, and bytes take the place of those that were not captured.
+    fn compare(&mut self, segment: &Segment<'_>, carrier: Carrier, out: &mut Output<'_>) {
+        let mut differs = false;
+        for part in Parts::new(segment) {
+            let Some(bytes) = part.bytes else { continue };
+            let begin = carrier.begin + u64::from(part.begin);
+            let end = carrier.begin + u64::from(part.end);
+            let mut at = begin.max(self.next);
+            while at < end {
+                let before = self.held.range(..=at).next_back();
+                let Some((&from, piece)) = before.filter(|(_, piece)| piece.end > at) else {
+                    match self.held.range(at..end).next() {
+                        Some((&from, _)) => at = from,
+                        None => break,
+                    }
+                    continue;
+                };
+                let to = piece.end.min(end);
+                let ours = slice(bytes, at - begin, to - begin);
+                match &piece.bytes {
+                    Some(held) => differs |= slice(held, at - from, to - from) != ours,
+                    None => self.fill(from, at, to, ours, carrier, out.shared),
+                }
+                at = to;
+            }
+        }
+        if differs {
+            count(&mut out.shared.conflicts);
+        }
+    }
+
+    /// Puts `bytes` in the place of a part of a piece that was not captured.
+    fn fill(
+        &mut self,
+        piece: u64,
+        from: u64,
+        to: u64,
+        bytes: Option<&[u8]>,
+        carrier: Carrier,
+        shared: &mut Shared,
+    ) {
+        let Some(old) = self.release(piece, shared) else {
+            return;
+        };
+        let uncaptured = |end| Piece {
+            end,
+            bytes: None,
+            ..old
+        };
+        if piece < from {
+            self.hold(piece, uncaptured(from), shared);
+        }
+        if to < old.end {
+            self.hold(to, uncaptured(old.end), shared);
+        }
+        let filled = Piece {
+            end: to,
+            bytes: bytes.map(Box::from),
+            ts: carrier.ts,
+            starts_segment: from == carrier.begin,
+            ..old
+        };
+        self.hold(from, filled, shared);
+    }
+
+    /// What is first in line.
+    pub(super) fn head(&self) -> Head {
+        let piece = self.held.first_key_value();
+        let piece = piece.map(|(&at, piece)| (at, piece.ts, piece.noticed));
+        let fin = self.fin.filter(|_| !self.done);
+        let fin = fin.map(|fin| (fin.at, fin.ts, fin.ts));
+        let first = match (piece, fin) {
+            (Some(piece), Some(fin)) if fin.0 <= piece.0 => Some(fin),
+            (Some(piece), _) => Some(piece),
+            (None, fin) => fin,
+        };
+        match first {
+            None => Head::Empty,
+            Some((at, ts, _)) if at <= self.next => Head::Present { ts },
+            Some((at, _, noticed)) => Head::Hole { end: at, noticed },
+        }
+    }
+
+    /// Delivers what is next and may pass; says whether there was anything.
+    pub(super) fn deliver_ready(&mut self, gate: Gate, out: &mut Output<'_>) -> bool {
+        let before = (self.next, self.done);
+        loop {
+            if let Some(fin) = self.fin
+                && !self.done
+                && fin.at == self.next
+            {
+                if gate.is_open(fin.ack) {
+                    self.done = true;
+                    self.discard(out.shared);
+                    let (side, ts) = (out.side, fin.ts);
+                    (out.deliver)(StreamEvent::Fin { side, ts });
+                }
+                break;
+            }
+            match self.held.first_key_value() {
+                Some((&at, piece)) if at == self.next && gate.is_open(piece.ack) => {}
+                _ => break,
+            }
+            let Some(piece) = self.release(self.next, out.shared) else {
+                break;
+            };
+            match &piece.bytes {
+                Some(bytes) => self.deliver_bytes(bytes, piece.ts, piece.starts_segment, out),
+                None => self.deliver_missing(piece.end, piece.ts, false, out),
+            }
+        }
+        while let Some((_, &end)) = self.runs.first_key_value()
+            && end <= self.next
+        {
+            self.runs.pop_first();
+        }
+        before != (self.next, self.done)
+    }
+
+    /// Gives up what the stream waits for first: the missing bytes, or those of the other direction
+    /// that should come before. False if it waits for nothing.
+    pub(super) fn give_up(&mut self, out: &mut Output<'_>) -> bool {
+        match self.head() {
+            Head::Empty => return false,
+            Head::Present { .. } => {
+                if let Some(fin) = &mut self.fin
+                    && fin.at == self.next
+                {
+                    fin.ack = None;
+                } else if let Some(mut first) = self.held.first_entry() {
+                    first.get_mut().ack = None;
+                }
+            }
+            Head::Hole { end, .. } => {
+                let behind = self.held.get(&end).map(|piece| piece.ts);
+                let ts = behind.or(self.fin.map(|fin| fin.ts)).unwrap_or_default();
+                self.deliver_missing(end, ts, true, out);
+            }
+        }
+        true
+    }
+
+    /// Drops what is held back.
+    pub(super) fn discard(&mut self, shared: &mut Shared) {
+        shared.buffered = shared.buffered.saturating_sub(self.buffered);
+        self.buffered = 0;
+        self.held.clear();
+        self.runs.clear();
+    }
+
+    fn deliver_bytes(
+        &mut self,
+        bytes: &[u8],
+        ts: Timestamp,
+        starts_segment: bool,
+        out: &mut Output<'_>,
+    ) {
+        let (side, offset) = (out.side, self.next - self.origin);
+        self.next += bytes.len() as u64;
+        (out.deliver)(StreamEvent::Bytes {
+            side,
+            ts,
+            offset,
+            bytes,
+            starts_segment,
+        });
+    }
+
+    fn deliver_missing(&mut self, to: u64, ts: Timestamp, lost: bool, out: &mut Output<'_>) {
+        let (side, offset) = (out.side, self.next - self.origin);
+        let len = to.saturating_sub(self.next);
+        if len > 0 {
+            self.next = to;
+            (out.deliver)(StreamEvent::Missing {
+                side,
+                ts,
+                offset,
+                len,
+                lost,
+            });
+        }
+    }
+
+    /// The first `len` bytes were on the wire with the SYN, and were not kept.
+    pub(super) fn skip(&mut self, len: u64, ts: Timestamp, out: &mut Output<'_>) {
+        self.deliver_missing(self.next.saturating_add(len), ts, false, out);
+        self.highest = self.highest.max(self.next);
+    }
+}
+
+fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}

@@ -1,0 +1,273 @@
+//! Wherever a connection passes, it is counted once, and exactly.
+
+use super::{
+    ATTACH, Pair, at,
+    support::{
+        agent::Agent,
+        load::{Closer, Load, Script},
+        machine::turn,
+        netns::Netns,
+        python,
+    },
+};
+
+/// The ends that the labels of all endpoints name.
+fn sides(agent: &Agent) -> Vec<String> {
+    let metrics = agent.metrics();
+    let frames = metrics.of("websocket_frames_total");
+    let mut sides: Vec<_> = frames
+        .map(|sample| sample.label("side").to_owned())
+        .collect();
+    sides.sort();
+    sides.dedup();
+    sides
+}
+
+#[test]
+fn veth_at_the_clients_end() {
+    let Some(_turn) = turn() else { return };
+    for attach in ATTACH {
+        let pair = Pair::new();
+        let agent = Agent::run(&pair.client, &format!("--attach {attach}"));
+        let v4 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            Script::default(),
+            60,
+        );
+        agent.must_count(&v4);
+        let script = Script {
+            seed: 2,
+            ..Script::default()
+        };
+        let v6 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V6),
+            at(Pair::V6),
+            script,
+            60,
+        );
+        agent.must_count(&(v4 + &v6));
+        agent.must_have_active(0);
+        assert_eq!(sides(&agent), ["client"]);
+    }
+}
+
+#[test]
+fn veth_at_the_servers_end() {
+    let Some(_turn) = turn() else { return };
+    for attach in ATTACH {
+        let pair = Pair::new();
+        let agent = Agent::run(&pair.server, &format!("--attach {attach}"));
+        let script = Script {
+            closer: Closer::Server,
+            seed: 3,
+            ..Script::default()
+        };
+        let v4 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            script.clone(),
+            60,
+        );
+        agent.must_count(&v4);
+        let v6 = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V6),
+            at(Pair::V6),
+            script,
+            60,
+        );
+        agent.must_count(&(v4 + &v6));
+        agent.must_have_active(0);
+        assert_eq!(sides(&agent), ["server"]);
+    }
+}
+
+#[test]
+fn loopback_passes_both_hooks_and_counts_once() {
+    let Some(_turn) = turn() else { return };
+    for attach in ATTACH {
+        let ns = Netns::new("lo");
+        let agent = Agent::run(&ns, &format!("--attach {attach}"));
+        let (v4, v6) = (at("127.0.0.1:8080"), at("[::1]:8080"));
+        let first = Load::whole(&ns, &ns, v4, v4, Script::default(), 60);
+        agent.must_count(&first);
+        let second = Load::whole(&ns, &ns, v6, v6, Script::default(), 60);
+        agent.must_count(&(first + &second));
+        assert_eq!(sides(&agent), ["both"]);
+    }
+}
+
+#[test]
+fn both_ends_of_a_pair_in_one_namespace() {
+    let Some(_turn) = turn() else { return };
+    // Container and host of one machine, seen by one agent: the middle joins two pairs.
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "c0", &["10.77.1.2/24"]),
+        (&host, "hc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "s0", &["10.77.2.2/24"]),
+        (&host, "hs", &["10.77.2.1/24"]),
+    );
+    client.ip("route add default via 10.77.1.1");
+    server.ip("route add default via 10.77.2.1");
+    for attach in ATTACH {
+        let agent = Agent::run(&host, &format!("--attach {attach}"));
+        let to = at("10.77.2.2:8080");
+        let tally = Load::whole(&client, &server, to, to, Script::default(), 60);
+        agent.must_count(&tally);
+        assert_eq!(sides(&agent), ["unknown"]);
+    }
+}
+
+#[test]
+fn bridge_between_two_ports() {
+    let Some(_turn) = turn() else { return };
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    bridge(&client, &host, &server);
+    for attach in ATTACH {
+        let agent = Agent::run(&host, &format!("--attach {attach}"));
+        let to = at("10.77.0.2:8080");
+        let v4 = Load::whole(&client, &server, to, to, Script::default(), 60);
+        agent.must_count(&v4);
+        let to = at("[fd77::2]:8080");
+        let v6 = Load::whole(&client, &server, to, to, Script::default(), 60);
+        agent.must_count(&(v4 + &v6));
+    }
+}
+
+#[test]
+fn bridge_to_the_host_itself() {
+    let Some(_turn) = turn() else { return };
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    bridge(&client, &host, &server);
+    for attach in ATTACH {
+        let agent = Agent::run(&host, &format!("--attach {attach}"));
+        // Each segment passes the port and the bridge.
+        let to = at("10.77.0.254:8080");
+        let inward = Load::whole(&client, &host, to, to, Script::default(), 60);
+        agent.must_count(&inward);
+        let to = at("10.77.0.2:8080");
+        let outward = Load::whole(&host, &server, to, to, Script::default(), 60);
+        agent.must_count(&(inward + &outward));
+        assert_eq!(sides(&agent), ["client", "server"]);
+    }
+}
+
+fn bridge(client: &Netns, host: &Netns, server: &Netns) {
+    host.ip("link add name br0 type bridge");
+    host.ip("address add 10.77.0.254/24 dev br0");
+    host.ip("link set br0 up");
+    Netns::veth((client, "c0", &Pair::CLIENT), (host, "hc", &[]));
+    Netns::veth((server, "s0", &Pair::SERVER), (host, "hs", &[]));
+    host.ip("link set hc master br0");
+    host.ip("link set hs master br0");
+}
+
+#[test]
+fn nat_changes_addresses_not_counts() {
+    let Some(_turn) = turn() else { return };
+    let (client, router, server) = (
+        Netns::new("client"),
+        Netns::new("router"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "c0", &["10.77.1.2/24"]),
+        (&router, "rc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "s0", &["10.77.2.2/24"]),
+        (&router, "rs", &["10.77.2.1/24"]),
+    );
+    // The server has no way back but to the router's own address.
+    client.ip("route add default via 10.77.1.1");
+    for rule in [
+        "add table ip nat",
+        "add chain ip nat prerouting { type nat hook prerouting priority -100; }",
+        "add chain ip nat postrouting { type nat hook postrouting priority 100; }",
+        "add rule ip nat prerouting ip daddr 10.96.0.10 tcp dport 80 dnat to 10.77.2.2:8080",
+        "add rule ip nat postrouting oifname \"rs\" masquerade",
+    ] {
+        router.run("nft", &[rule]);
+    }
+    for attach in ATTACH {
+        let agent = Agent::run(&router, &format!("--attach {attach}"));
+        let (to, on) = (at("10.96.0.10:80"), at("10.77.2.2:8080"));
+        let tally = Load::whole(&client, &server, to, on, Script::default(), 60);
+        agent.must_count(&tally);
+        agent.must_have_active(0);
+    }
+}
+
+#[test]
+fn python_peers() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "");
+    let script = python::Script::default();
+    let v4 = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
+    agent.must_count(&v4);
+    let script = python::Script {
+        closer: Closer::Server,
+        code: 4001,
+        seed: 2,
+        ..script
+    };
+    let v6 = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V6),
+        at(Pair::V6),
+        script,
+    );
+    agent.must_count(&(v4 + &v6));
+    agent.must_have_active(0);
+}
+
+#[test]
+fn python_peers_with_compression() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.client, "");
+    let script = python::Script {
+        deflate: true,
+        connections: 3,
+        ..python::Script::default()
+    };
+    let tally = python::exchange(
+        &pair.client,
+        &pair.server,
+        at(Pair::V4),
+        at(Pair::V4),
+        script,
+    );
+    agent.must_count(&tally);
+}

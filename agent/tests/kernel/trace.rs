@@ -1,0 +1,177 @@
+//! `wstap trace` says of live traffic what `wstap read` says of a capture of it.
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{
+    Pair, at,
+    support::{
+        agent::{Process, WSTAP, events, held},
+        eventually,
+        load::{Load, Script},
+        machine::turn,
+    },
+};
+
+/// What belongs to the place and the moment, not to the traffic.
+const INCIDENTAL: [&str; 7] = [
+    "conn",
+    "interface",
+    "ts",
+    "latency_ns",
+    "rtt_ns",
+    "duration_ns",
+    "silence_ns",
+];
+
+const ALL_EVENTS: [&str; 6] = [
+    "--event=handshake",
+    "--event=frame",
+    "--event=message",
+    "--event=close",
+    "--event=violation",
+    "--event=gap",
+];
+
+/// The events of each connection by direction, without the incidental. How the two directions
+/// interleave depends on who looks where.
+fn by_connection(events: Vec<Value>) -> BTreeMap<(String, String), Vec<Value>> {
+    let mut sorted: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for mut event in events {
+        let word = |key: &str| event[key].as_str().unwrap_or("").to_owned();
+        let key = (word("client"), word("dir"));
+        let object = event.as_object_mut().expect("an object");
+        for key in INCIDENTAL {
+            object.remove(key);
+        }
+        // TCP's own troubles depend on where one looks: a capture may see a segment before it is
+        // split, and one that is dropped behind it.
+        object.remove("tcp");
+        sorted.entry(key).or_default().push(event);
+    }
+    sorted
+}
+
+#[test]
+fn equals_read_of_a_capture() {
+    let Some(_turn) = turn() else { return };
+    for attach in ["tcx", "clsact"] {
+        let pair = Pair::new();
+        let folder = tempfile::tempdir().expect("a folder");
+        let capture = folder.path().join("capture.pcap");
+        let mut command = pair.client.command("tcpdump");
+        command.args([
+            "-i", "c0", "-s", "0", "-U", "-B", "65536", "-Z", "root", "-w",
+        ]);
+        command.arg(&capture).arg("tcp port 8080");
+        let tcpdump = Process::spawn(command);
+        eventually("tcpdump listens", Duration::from_secs(10), || {
+            let stderr = tcpdump.stderr();
+            if stderr.contains("listening on") {
+                Ok(())
+            } else {
+                Err(stderr)
+            }
+        });
+        let mut command = pair.client.command(WSTAP);
+        command.args(["trace", "-i", "c0", "-o", "json", "--attach", attach]);
+        command.args(ALL_EVENTS);
+        let mut trace = Process::spawn(command);
+        // Nothing is said on standard output until something happens: the kernel tells that the
+        // hooks are there.
+        eventually("trace is attached", Duration::from_secs(15), || {
+            trace.must_live();
+            let links = held(trace.pid(), "link_id").len();
+            let filters = pair.client.tc("filter show dev c0 ingress")
+                + &pair.client.tc("filter show dev c0 egress");
+            let filters = filters
+                .lines()
+                .filter(|line| line.contains("wstap_"))
+                .count();
+            if links >= 2 || filters >= 2 {
+                Ok(())
+            } else {
+                Err("no hook".to_owned())
+            }
+        });
+        std::thread::sleep(Duration::from_millis(300));
+
+        let script = Script {
+            connections: 4,
+            ..Script::default()
+        };
+        let tally = Load::whole(
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            script,
+            40,
+        );
+        eventually(
+            "the last close event is printed",
+            Duration::from_secs(10),
+            || {
+                let stdout = trace.stdout();
+                let closes = stdout
+                    .lines()
+                    .filter(|line| line.contains("\"event\":\"close\""))
+                    .count();
+                if closes == 4 {
+                    Ok(())
+                } else {
+                    Err(format!("{closes} are"))
+                }
+            },
+        );
+        trace.signal(Signal::SIGINT);
+        let (status, live) = trace.wait(Duration::from_secs(10));
+        assert!(status.success(), "{status}");
+
+        let live = events(&live);
+        // tcpdump is behind, and would forget what it has not read yet if it were told to stop.
+        let recorded = eventually("the capture is complete", Duration::from_secs(10), || {
+            let output = Command::new(WSTAP)
+                .args(["read", "-o", "json"])
+                .args(ALL_EVENTS)
+                .arg(&capture)
+                .output()
+                .expect("the binary runs");
+            // Until then its last packet may be half written.
+            let read = String::from_utf8_lossy(&output.stdout);
+            if output.status.success() && read.matches("\"kind\":\"clean\"").count() == 4 {
+                Ok(events(&read))
+            } else {
+                let stderr = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{} lines, {stderr}", read.lines().count()))
+            }
+        });
+        drop(tcpdump);
+        let frames = live
+            .iter()
+            .filter(|event| event["event"] == "frame")
+            .count() as u64;
+        let sent = tally.client_to_server.total() + tally.server_to_client.total();
+        assert_eq!(frames, sent, "frames printed and frames sent");
+        assert!(
+            live.iter().all(|event| event["interface"] == "c0"),
+            "live events name it"
+        );
+
+        let (live, recorded) = (by_connection(live), by_connection(recorded));
+        assert!(
+            live.keys().eq(recorded.keys()),
+            "{:?} {:?}",
+            live.keys(),
+            recorded.keys()
+        );
+        for (key, live) in &live {
+            for (n, (live, recorded)) in live.iter().zip(&recorded[key]).enumerate() {
+                assert_eq!(live, recorded, "event {n} of {key:?}");
+            }
+            assert_eq!(live.len(), recorded[key].len(), "events of {key:?}");
+        }
+    }
+}
