@@ -1,13 +1,10 @@
 use std::time::Duration;
 
 use super::{
-    script::{ACK, REQUEST, RESPONSE, SYN, Script, close_body, frame, header, masked, plain},
+    script::{REQUEST, RESPONSE, Script, close_body, masked, plain},
     *,
 };
-use crate::proto::{
-    event::{EventKind, Outcome},
-    flow::{Direction, Role},
-};
+use crate::proto::event::EventKind;
 
 fn config() -> Config {
     Config::default()
@@ -68,3 +65,12 @@ fn a_whole_connection() {
     assert_eq!(s.decisions(), [Decision::Ended]);
     assert_eq!(s.observer.stats().active, 0);
 }
+
+mod accounts;
+mod endings;
+mod frames;
+mod gaps;
+mod handshakes;
+mod limits;
+mod midstream;
+mod properties;
