@@ -5,6 +5,7 @@ use std::time::Duration;
 use self::reassembly::{Gate, Head, Output, Start, Stream};
 use super::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
 
+mod held;
 mod parts;
 mod reassembly;
 
@@ -342,7 +343,7 @@ impl TcpFlow {
             match stream.head() {
                 Head::Empty => None,
                 Head::Present { ts } => Some((ts.saturating_add(limits.gap_patience), true, side)),
-                Head::Hole { end, noticed } => {
+                Head::Hole { end, noticed, .. } => {
                     let patience = match stream.is_acked(end) {
                         Some(true) => limits.gap_patience,
                         Some(false) => return None,
@@ -395,10 +396,11 @@ impl TcpFlow {
     ) {
         loop {
             self.deliver_ready(causal_order, shared, deliver);
+            // What is missing goes first, so that what waits for it keeps its place.
             let since = |side: usize| match self.streams[side].head() {
                 Head::Empty => None,
-                Head::Present { ts } => Some((ts, true, side)),
-                Head::Hole { noticed, .. } => Some((noticed, false, side)),
+                Head::Present { ts } => Some((true, ts, side)),
+                Head::Hole { noticed, .. } => Some((false, noticed, side)),
             };
             let Some((_, _, side)) = since(0).into_iter().chain(since(1)).min() else {
                 return;
@@ -529,3 +531,8 @@ impl TcpFlow {
         deliver(StreamEvent::Restart { side, ts });
     }
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

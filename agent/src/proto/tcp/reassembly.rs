@@ -8,10 +8,9 @@
 //! The first one known gets the high half 1, so that a start that turns out to lie earlier is still
 //! a positive number.
 
-use std::collections::BTreeMap;
-
 use super::{
     Shared, StreamEvent,
+    held::{Carrier, Held},
     parts::{Parts, slice},
 };
 use crate::proto::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
@@ -23,9 +22,6 @@ const REACH: u64 = 1 << 30;
 /// How far a SYN may lie before, or the sequence number of a reset on either side of, the place
 /// where it would be expected.
 pub(super) const NEAR: u64 = 1 << 20;
-
-/// What a held-back piece is charged beyond its bytes: its places in two maps and its allocation.
-pub(super) const PIECE_OVERHEAD: usize = 128;
 
 /// How the start of the stream is known.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -77,42 +73,19 @@ pub(super) enum Head {
     Empty,
     /// The next bytes, or the FIN, are there, and came at this time.
     Present { ts: Timestamp },
-    /// The bytes up to `end` are missing, as is known since `noticed`.
-    Hole { end: u64, noticed: Timestamp },
-}
-
-/// A run of bytes that is held back; the key in the map is where it begins.
-#[derive(Debug)]
-struct Piece {
-    end: u64,
-    /// `None` where they were not captured.
-    bytes: Option<Box<[u8]>>,
-    ts: Timestamp,
-    starts_segment: bool,
-    /// What must have been delivered of the other direction before it.
-    ack: Option<SeqNumber>,
-    /// When it became known that the bytes right before it were missing, if they are.
-    noticed: Timestamp,
-}
-
-impl Piece {
-    fn charge(&self) -> usize {
-        PIECE_OVERHEAD + self.bytes.as_ref().map_or(0, |bytes| bytes.len())
-    }
+    /// The bytes up to `end` are missing, as is known since `noticed`. What is behind them came at
+    /// `ts`.
+    Hole {
+        end: u64,
+        noticed: Timestamp,
+        ts: Timestamp,
+    },
 }
 
 /// A FIN that was seen.
 #[derive(Clone, Copy, Debug)]
 struct Fin {
     at: u64,
-    ts: Timestamp,
-    ack: Option<SeqNumber>,
-}
-
-/// What the pieces of one segment have in common.
-#[derive(Clone, Copy)]
-struct Carrier {
-    begin: u64,
     ts: Timestamp,
     ack: Option<SeqNumber>,
 }
@@ -137,13 +110,8 @@ pub(super) struct Stream {
     ack: Option<SeqNumber>,
     acked: u64,
     fin: Option<Fin>,
-    /// Disjoint, from `next` on.
-    held: BTreeMap<u64, Piece>,
-    /// The ranges that `held` covers, adjacent ones merged: start and end. The first may begin
-    /// before `next`. Finds what is new in a segment without a look at each piece.
-    runs: BTreeMap<u64, u64>,
-    /// What `held` is charged.
-    buffered: usize,
+    /// From `next` on.
+    held: Held,
     /// Segments out of reach that continue one another: where they begin and end.
     stray: Option<(SeqNumber, SeqNumber)>,
 }
@@ -260,7 +228,7 @@ impl Stream {
 
     /// What the held-back pieces are charged.
     pub(super) fn buffered(&self) -> usize {
-        self.buffered
+        self.held.charged()
     }
 
     /// Whether anything waits to be delivered.
@@ -348,9 +316,9 @@ impl Stream {
             ack: segment.ack.filter(|_| causal_order),
         };
         let frontier = self.frontier();
-        let mut early = flags.fin() && self.note_fin(end, carrier) && end > frontier;
+        let mut early = flags.fin() && self.note_fin(end, carrier) && begin > frontier;
         if !self.held.is_empty() {
-            self.compare(segment, carrier, out);
+            self.held.compare(segment, self.next, carrier, out.shared);
         }
         let (limit, behind) = match self.fin {
             Some(fin) if fin.at <= end => (fin.at, fin.at + 1),
@@ -362,7 +330,7 @@ impl Stream {
             let part_begin = begin + u64::from(part.begin);
             let part_end = limit.min(begin + u64::from(part.end));
             let mut at = part_begin;
-            while let Some((from, to)) = self.next_unseen(at, part_end) {
+            while let Some((from, to)) = self.held.next_unseen(at.max(self.next), part_end) {
                 early |= from > frontier;
                 fresh += to - from;
                 let bytes = part
@@ -435,25 +403,7 @@ impl Stream {
 
     /// Up to where nothing is missing, delivered or held back.
     fn frontier(&self) -> u64 {
-        match self.runs.first_key_value() {
-            Some((&begin, &end)) if begin <= self.next => end,
-            _ => self.next,
-        }
-    }
-
-    /// The first range between two positions that was neither delivered nor is held back.
-    fn next_unseen(&self, from: u64, to: u64) -> Option<(u64, u64)> {
-        let mut from = from.max(self.next);
-        let mut to = to;
-        if !self.runs.is_empty() && from < to {
-            if let Some((_, &end)) = self.runs.range(..=from).next_back() {
-                from = from.max(end);
-            }
-            if let Some((&begin, _)) = self.runs.range(from..).next() {
-                to = to.min(begin);
-            }
-        }
-        (from < to).then_some((from, to))
+        self.held.covered_from(self.next)
     }
 
     /// Delivers a range that was not seen before, or holds it back.
@@ -478,114 +428,15 @@ impl Stream {
         if self.done {
             return;
         }
-        let behind = self.held.range(to..).next().map(|(_, piece)| piece.noticed);
-        let behind = behind.or(self.fin.map(|fin| fin.ts));
-        let piece = Piece {
-            end: to,
-            bytes: bytes.map(Box::from),
-            ts: carrier.ts,
-            starts_segment,
-            ack: carrier.ack,
-            noticed: behind.map_or(carrier.ts, |noticed| noticed.min(carrier.ts)),
-        };
-        self.hold(from, piece, out.shared);
-
-        let mut run = (from, to);
-        if let Some(end) = self.runs.remove(&to) {
-            run.1 = end;
-        }
-        match self.runs.range_mut(..from).next_back() {
-            Some((_, end)) if *end == from => *end = run.1,
-            _ => {
-                self.runs.insert(run.0, run.1);
-            }
-        }
-    }
-
-    fn hold(&mut self, from: u64, piece: Piece, shared: &mut Shared) {
-        self.buffered += piece.charge();
-        shared.buffered += piece.charge();
-        self.held.insert(from, piece);
-    }
-
-    /// Stops holding back a piece.
-    fn release(&mut self, from: u64, shared: &mut Shared) -> Option<Piece> {
-        let piece = self.held.remove(&from)?;
-        self.buffered = self.buffered.saturating_sub(piece.charge());
-        shared.buffered = shared.buffered.saturating_sub(piece.charge());
-        Some(piece)
-    }
-
-    /// Holds what a segment brings against what is held back of the same range: the first bytes
-    /// win, and bytes take the place of those that were not captured.
-    fn compare(&mut self, segment: &Segment<'_>, carrier: Carrier, out: &mut Output<'_>) {
-        let mut differs = false;
-        for part in Parts::new(segment) {
-            let Some(bytes) = part.bytes else { continue };
-            let begin = carrier.begin + u64::from(part.begin);
-            let end = carrier.begin + u64::from(part.end);
-            let mut at = begin.max(self.next);
-            while at < end {
-                let before = self.held.range(..=at).next_back();
-                let Some((&from, piece)) = before.filter(|(_, piece)| piece.end > at) else {
-                    match self.held.range(at..end).next() {
-                        Some((&from, _)) => at = from,
-                        None => break,
-                    }
-                    continue;
-                };
-                let to = piece.end.min(end);
-                let ours = slice(bytes, at - begin, to - begin);
-                match &piece.bytes {
-                    Some(held) => differs |= slice(held, at - from, to - from) != ours,
-                    None => self.fill(from, at, to, ours, carrier, out.shared),
-                }
-                at = to;
-            }
-        }
-        if differs {
-            count(&mut out.shared.conflicts);
-        }
-    }
-
-    /// Puts `bytes` in the place of a part of a piece that was not captured.
-    fn fill(
-        &mut self,
-        piece: u64,
-        from: u64,
-        to: u64,
-        bytes: Option<&[u8]>,
-        carrier: Carrier,
-        shared: &mut Shared,
-    ) {
-        let Some(old) = self.release(piece, shared) else {
-            return;
-        };
-        let uncaptured = |end| Piece {
-            end,
-            bytes: None,
-            ..old
-        };
-        if piece < from {
-            self.hold(piece, uncaptured(from), shared);
-        }
-        if to < old.end {
-            self.hold(to, uncaptured(old.end), shared);
-        }
-        let filled = Piece {
-            end: to,
-            bytes: bytes.map(Box::from),
-            ts: carrier.ts,
-            starts_segment: from == carrier.begin,
-            ..old
-        };
-        self.hold(from, filled, shared);
+        let fin = self.fin.map(|fin| fin.ts);
+        self.held
+            .insert((from, to), bytes, carrier, fin, out.shared);
     }
 
     /// What is first in line.
     pub(super) fn head(&self) -> Head {
-        let piece = self.held.first_key_value();
-        let piece = piece.map(|(&at, piece)| (at, piece.ts, piece.noticed));
+        let piece = self.held.first();
+        let piece = piece.map(|(at, piece)| (at, piece.ts, piece.noticed));
         let fin = self.fin.filter(|_| !self.done);
         let fin = fin.map(|fin| (fin.at, fin.ts, fin.ts));
         let first = match (piece, fin) {
@@ -596,7 +447,7 @@ impl Stream {
         match first {
             None => Head::Empty,
             Some((at, ts, _)) if at <= self.next => Head::Present { ts },
-            Some((at, _, noticed)) => Head::Hole { end: at, noticed },
+            Some((end, ts, noticed)) => Head::Hole { end, noticed, ts },
         }
     }
 
@@ -616,22 +467,17 @@ impl Stream {
                 }
                 break;
             }
-            match self.held.first_key_value() {
-                Some((&at, piece)) if at == self.next && gate.is_open(piece.ack) => {}
+            match self.held.first() {
+                Some((at, piece)) if at == self.next && gate.is_open(piece.ack) => {}
                 _ => break,
             }
-            let Some(piece) = self.release(self.next, out.shared) else {
+            let Some(piece) = self.held.pop(self.next, out.shared) else {
                 break;
             };
             match &piece.bytes {
                 Some(bytes) => self.deliver_bytes(bytes, piece.ts, piece.starts_segment, out),
                 None => self.deliver_missing(piece.end, piece.ts, false, out),
             }
-        }
-        while let Some((_, &end)) = self.runs.first_key_value()
-            && end <= self.next
-        {
-            self.runs.pop_first();
         }
         before != (self.next, self.done)
     }
@@ -646,13 +492,11 @@ impl Stream {
                     && fin.at == self.next
                 {
                     fin.ack = None;
-                } else if let Some(mut first) = self.held.first_entry() {
-                    first.get_mut().ack = None;
+                } else {
+                    self.held.release_first();
                 }
             }
-            Head::Hole { end, .. } => {
-                let behind = self.held.get(&end).map(|piece| piece.ts);
-                let ts = behind.or(self.fin.map(|fin| fin.ts)).unwrap_or_default();
+            Head::Hole { end, ts, .. } => {
                 self.deliver_missing(end, ts, true, out);
             }
         }
@@ -661,10 +505,7 @@ impl Stream {
 
     /// Drops what is held back.
     pub(super) fn discard(&mut self, shared: &mut Shared) {
-        shared.buffered = shared.buffered.saturating_sub(self.buffered);
-        self.buffered = 0;
-        self.held.clear();
-        self.runs.clear();
+        self.held.clear(shared);
     }
 
     fn deliver_bytes(
