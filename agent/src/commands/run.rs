@@ -76,7 +76,7 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         "wstap {}, metrics at http://{listen}/metrics, attached with {} to {}",
         env!("CARGO_PKG_VERSION"),
         source.attacher().method().as_str(),
-        source.attacher().attached().collect::<Vec<_>>().join(", ")
+        source.attacher().describe()
     );
     readiness.programs_attached();
 

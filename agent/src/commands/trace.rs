@@ -35,7 +35,7 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     log::info!(
         "attached with {} to {}",
         source.attacher().method().as_str(),
-        source.attacher().attached().collect::<Vec<_>>().join(", ")
+        source.attacher().describe()
     );
     let duration = config.selection.duration;
     let printer = Printer::new(

@@ -1,8 +1,29 @@
 //! The core's front: segments in, events and verdicts out.
+//!
+//! Owns the table of connections and decides which of them are kept, and for how long; what they say
+//! belongs to [`super::session`].
 
-use std::time::Duration;
+mod keys;
+mod table;
 
-use super::{event::Event, flow::FlowKey, segment::Segment, time::Timestamp};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
+
+use keys::Keys;
+use table::{List, SlotId, Table};
+
+use super::{
+    event::{Event, TcpCounts},
+    flow::{ConnId, FlowKey},
+    segment::Segment,
+    seq::SeqNumber,
+    session::{Context, Ending, Session},
+    tcp::{Limits, Shared, StreamEvent, TcpFlow},
+    time::Timestamp,
+};
 
 /// Limits and wishes. Each limit has a counter in [`Stats`].
 #[derive(Clone, Debug)]
@@ -113,47 +134,463 @@ pub enum Decision {
     Ended,
 }
 
+/// How long segments of a connection that is over are taken for late ones: TIME-WAIT as most systems
+/// have it (RFC 9293, section 3.4.2, asks for more).
+const LATE: Duration = Duration::from_secs(60);
+
 /// Follows TCP connections and says what the WebSockets among them do.
 #[derive(Debug)]
 pub struct Observer {
     config: Config,
+    limits: Limits,
+    table: Table<Entry>,
+    keys: Keys,
+    /// When a connection's missing bytes have been waited for long enough. An element is void if
+    /// the entry says otherwise.
+    timers: BinaryHeap<Reverse<(Timestamp, SlotId, u32)>>,
+    /// Time as the segments have it.
+    now: Timestamp,
+    shared: Shared,
     stats: Stats,
+    /// Bytes that sessions hold.
+    held: usize,
+    last_id: u64,
+    /// Entries made so far.
+    born: u64,
+    events: VecDeque<Event>,
+    verdicts: VecDeque<Verdict>,
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+struct Entry {
+    /// [`Segment::epoch`] of the last segment.
+    epoch: u32,
+    /// Place in the order in which connections were first seen.
+    born: u64,
+    /// Sequence numbers of the SYNs, by side.
+    syn: [Option<SeqNumber>; 2],
+    timer: Option<Timestamp>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Live(Box<Live>),
+    /// Nothing more is wanted of it.
+    Ignored,
+    /// It is over; what still comes is late until then.
+    Over {
+        until: Timestamp,
+    },
+}
+
+#[derive(Debug)]
+struct Live {
+    tcp: TcpFlow,
+    session: Session,
+}
+
+impl Live {
+    fn new(key: &FlowKey, interface: Option<u32>) -> Box<Self> {
+        Box::new(Self {
+            tcp: TcpFlow::new(),
+            session: Session::new(key.ends, interface),
+        })
+    }
+
+    fn counts(&self) -> [TcpCounts; 2] {
+        [self.tcp.counts(0), self.tcp.counts(1)]
+    }
+}
+
+impl Entry {
+    /// Whether `segment`, sent by `side`, belongs to a later connection than this one, which is over
+    /// or unwanted.
+    fn is_followed_by(&self, side: usize, segment: &Segment<'_>) -> bool {
+        if segment.flags.syn() {
+            return self.syn[side] != Some(segment.seq);
+        }
+        match self.state {
+            State::Over { until } => segment.len > 0 && segment.ts > until,
+            _ => false,
+        }
+    }
+}
+
+/// The session's surroundings, out of parts of the observer that can be borrowed one by one.
+macro_rules! context {
+    ($observer:ident, $from_start:expr) => {
+        Context {
+            config: &$observer.config,
+            stats: &mut $observer.stats,
+            events: &mut $observer.events,
+            last_id: &mut $observer.last_id,
+            held: &mut $observer.held,
+            held_elsewhere: $observer.shared.buffered,
+            from_start: $from_start,
+        }
+    };
 }
 
 impl Observer {
     /// An observer that has seen nothing.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        let limits = Limits {
+            buffered_per_direction: config.max_buffered_per_direction,
+            buffered_total: config.max_buffered,
+            gap_patience: config.gap_patience,
+            causal_order: config.causal_order,
+        };
         Self {
             config,
+            limits,
+            table: Table::new(),
+            keys: Keys::default(),
+            timers: BinaryHeap::new(),
+            now: Timestamp::default(),
+            shared: Shared::default(),
             stats: Stats::default(),
+            held: 0,
+            last_id: 0,
+            born: 0,
+            events: VecDeque::new(),
+            verdicts: VecDeque::new(),
         }
     }
 
     /// Takes in a segment.
-    pub fn handle_segment(&mut self, _segment: &Segment<'_>) {
-        self.stats.segments += u64::from(self.config.max_pings > 0);
+    pub fn handle_segment(&mut self, segment: &Segment<'_>) {
+        self.stats.segments += 1;
+        self.pass_time(segment.ts);
+        let (key, side) = FlowKey::new(segment.source, segment.destination, segment.scope);
+        let slot = match self.table.find(&key) {
+            Some(slot) => {
+                self.table.touch(slot, segment.ts);
+                let Some(slot) = self.renew(slot, side, segment) else {
+                    return;
+                };
+                slot
+            }
+            // Acknowledgements alone say nothing about a connection of which nothing is known.
+            None if segment.len == 0 && !segment.flags.syn() => return,
+            None => self.admit(key, segment),
+        };
+        self.deliver(slot, side, segment);
     }
 
     /// Lets time pass where no segment does it: idle connections end, patience runs out.
-    pub fn handle_timeout(&mut self, _now: Timestamp) {}
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.pass_time(now);
+    }
 
     /// Ends the observation: what is held back is given up, every open connection ends as `eof`.
-    pub fn finish(&mut self, _now: Timestamp) {}
+    pub fn finish(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        let number = |live: &Live| live.session.id().unwrap_or(ConnId(u64::MAX));
+        let mut live: Vec<_> = (self.table.iter())
+            .filter_map(|(slot, entry)| match &entry.state {
+                State::Live(live) => Some((number(live), entry.born, slot)),
+                _ => None,
+            })
+            .collect();
+        live.sort_unstable();
+        for (_, _, slot) in live {
+            self.end(slot, Ending::Eof, self.now);
+            self.table.remove(slot);
+        }
+    }
 
     /// The next event, in order.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front()
     }
 
     /// The next verdict.
     pub fn poll_verdict(&mut self) -> Option<Verdict> {
-        None
+        self.verdicts.pop_front()
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats
+        let mut stats = self.stats;
+        stats.tracked = self.table.len() as u64;
+        stats.conflicts = self.shared.conflicts;
+        stats.exceeded.buffered_per_direction += self.shared.exceeded_per_direction;
+        stats.exceeded.buffered += self.shared.exceeded_total;
+        stats
+    }
+
+    /// Gives a new connection its place.
+    fn admit(&mut self, key: FlowKey, segment: &Segment<'_>) -> SlotId {
+        if self.table.len_of(List::Candidates) >= self.config.max_candidates
+            && let Some(oldest) = self.table.oldest(List::Candidates)
+        {
+            self.stats.exceeded.candidates += 1;
+            self.end(oldest, Ending::Evicted, self.now);
+            self.table.remove(oldest);
+        }
+        self.born += 1;
+        let entry = Entry {
+            epoch: segment.epoch,
+            born: self.born,
+            syn: [None; 2],
+            timer: None,
+            state: State::Live(Live::new(&key, segment.interface)),
+        };
+        self.table
+            .insert(key, List::Candidates, entry, segment.ts)
+    }
+
+    /// Begins anew where `segment` shows that the connection known under its key was another one.
+    /// Its place, if the segment is of interest.
+    fn renew(&mut self, slot: SlotId, side: usize, segment: &Segment<'_>) -> Option<SlotId> {
+        let entry = self.table.get_mut(slot)?;
+        let known = std::mem::replace(&mut entry.epoch, segment.epoch);
+        let other_epoch = known != 0 && segment.epoch != 0 && known != segment.epoch;
+        let live = matches!(entry.state, State::Live(_));
+        if !other_epoch && (live || !entry.is_followed_by(side, segment)) {
+            return live.then_some(slot);
+        }
+        if live {
+            entry.epoch = known;
+            self.end(slot, Ending::Restarted, segment.ts);
+        }
+        let key = self.table.key(slot);
+        self.table.remove(slot);
+        Some(self.admit(key, segment))
+    }
+
+    /// Hands a segment to its connection.
+    fn deliver(&mut self, slot: SlotId, side: usize, segment: &Segment<'_>) {
+        let key = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        if segment.flags.syn() {
+            entry.syn[side] = Some(segment.seq);
+        }
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let before = live.counts();
+        let Live { tcp, session } = &mut **live;
+        let from_start = segment.flags.syn() || tcp.saw_syn(0) || tcp.saw_syn(1);
+        let mut mark = Mark::new(&self.events, self.last_id);
+        let mut cx = context!(self, from_start);
+        tcp.handle_segment(
+            side,
+            segment,
+            &self.limits,
+            &mut self.shared,
+            &mut |event| {
+                if let StreamEvent::Restart { ts, .. } = event {
+                    let (ending, ts) = match session.over() {
+                        Some(over) => (Ending::Finished, over),
+                        None => (Ending::Restarted, ts),
+                    };
+                    session.close(ending, ts, before, &mut cx);
+                    *session = Session::new(key.ends, segment.interface);
+                    cx.from_start = true;
+                    mark = Mark::new(cx.events, *cx.last_id);
+                } else {
+                    session.handle(&event, &mut cx);
+                }
+            },
+        );
+        self.conclude(slot, mark);
+    }
+
+    /// Does what has become necessary after a connection's session was fed.
+    fn conclude(&mut self, slot: SlotId, mark: Mark) {
+        let key = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let taken = live.session.take_request().is_some_and(|request| {
+            let seq = live.tcp.seq_at(request.client, request.offset);
+            seq.is_some_and(|seq| self.keys.is_taken(&request.key, seq, key))
+        });
+        if taken {
+            // What it said in the meantime another account says, too.
+            let mut cx = context!(self, false);
+            live.session.discard(&mut cx);
+            self.events.truncate(mark.events);
+            self.last_id = mark.last_id;
+            self.settle(slot, State::Ignored, Some(Decision::Ignore));
+            return;
+        }
+        if let Some(ts) = live.session.over() {
+            let tcp = live.counts();
+            let mut cx = context!(self, false);
+            live.session.close(Ending::Finished, ts, tcp, &mut cx);
+            let decision = live.session.take_decision();
+            let until = ts.saturating_add(LATE);
+            self.settle(slot, State::Over { until }, decision);
+            return;
+        }
+        match live.session.take_decision() {
+            Some(Decision::Ignore) => {
+                self.settle(slot, State::Ignored, Some(Decision::Ignore));
+                return;
+            }
+            Some(decision) => self.verdicts.push_back(Verdict {
+                flow: key,
+                epoch: entry.epoch,
+                decision,
+            }),
+            None => {}
+        }
+        let open = live.session.is_open();
+        if let Some(at) = live.tcp.poll_timeout(&self.limits)
+            && entry.timer.is_none_or(|timer| at < timer)
+        {
+            entry.timer = Some(at);
+            let generation = self.table.generation(slot);
+            self.timers.push(Reverse((at, slot, generation)));
+        }
+        let list = if open { List::Open } else { List::Candidates };
+        if self.table.list(slot) != list {
+            self.table.move_to(slot, list);
+            if self.table.len_of(List::Open) > self.config.max_connections
+                && let Some(oldest) = self.table.oldest(List::Open)
+            {
+                self.stats.exceeded.connections += 1;
+                self.end(oldest, Ending::Evicted, self.now);
+                // It lives on, and would only be found again.
+                let until = Timestamp(u64::MAX);
+                self.settle(oldest, State::Over { until }, None);
+            }
+        }
+    }
+
+    /// A connection is decided: only so much is kept of it as to know it again.
+    fn settle(&mut self, slot: SlotId, state: State, decision: Option<Decision>) {
+        let key = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        if let State::Live(live) = &mut entry.state {
+            live.tcp.discard(&mut self.shared);
+        }
+        entry.state = state;
+        entry.timer = None;
+        let epoch = entry.epoch;
+        self.verdicts.extend(decision.map(|decision| Verdict {
+            flow: key,
+            epoch,
+            decision,
+        }));
+        self.table.move_to(slot, List::Decided);
+        if self.table.len_of(List::Decided) > self.config.max_candidates
+            && let Some(oldest) = self.table.oldest(List::Decided)
+        {
+            self.table.remove(oldest);
+        }
+    }
+
+    /// Ends a connection from outside: what is held back is given up first. What becomes of its
+    /// place is the caller's business.
+    fn end(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
+        let key = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live { tcp, session } = &mut **live;
+        let from_start = tcp.saw_syn(0) || tcp.saw_syn(1);
+        let mut cx = context!(self, from_start);
+        tcp.flush(&self.limits, &mut self.shared, &mut |event| {
+            session.handle(&event, &mut cx);
+        });
+        let tcp = live.counts();
+        let (ending, ts) = match live.session.over() {
+            Some(over) => (Ending::Finished, over),
+            None => (ending, ts),
+        };
+        live.session.close(ending, ts, tcp, &mut cx);
+        let decision = live.session.take_decision();
+        live.tcp.discard(&mut self.shared);
+        let epoch = entry.epoch;
+        self.verdicts.extend(decision.map(|decision| Verdict {
+            flow: key,
+            epoch,
+            decision,
+        }));
+    }
+
+    /// It is `now`: patience runs out, silent connections end.
+    fn pass_time(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
+            if at > self.now {
+                break;
+            }
+            self.timers.pop();
+            if self.table.generation(slot) == generation {
+                self.fire(slot, at);
+            }
+        }
+        for list in [List::Open, List::Candidates, List::Decided] {
+            while let Some(slot) = self.table.oldest(list) {
+                let idle_timeout = self.config.idle_timeout;
+                let deadline = self.table.last_seen(slot).saturating_add(idle_timeout);
+                if deadline > self.now {
+                    break;
+                }
+                self.end(slot, Ending::Idle, deadline);
+                self.table.remove(slot);
+            }
+        }
+    }
+
+    /// A connection's patience has run out, if `at` is still when it should.
+    fn fire(&mut self, slot: SlotId, at: Timestamp) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        if entry.timer != Some(at) {
+            return;
+        }
+        entry.timer = None;
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live { tcp, session } = &mut **live;
+        let from_start = tcp.saw_syn(0) || tcp.saw_syn(1);
+        let mark = Mark::new(&self.events, self.last_id);
+        let mut cx = context!(self, from_start);
+        tcp.handle_timeout(self.now, &self.limits, &mut self.shared, &mut |event| {
+            session.handle(&event, &mut cx);
+        });
+        self.conclude(slot, mark);
     }
 }
+
+/// How far events and connection numbers had come.
+#[derive(Clone, Copy)]
+struct Mark {
+    events: usize,
+    last_id: u64,
+}
+
+impl Mark {
+    fn new(events: &VecDeque<Event>, last_id: u64) -> Self {
+        Self {
+            events: events.len(),
+            last_id,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod script;
+#[cfg(test)]
+mod tests;

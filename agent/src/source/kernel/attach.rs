@@ -49,6 +49,11 @@ use crate::config::{AttachMode, InterfaceSelection};
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the heart beats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long the start waits for interfaces to be attached, once one is. TCX waits in the kernel for
+/// a grace period on each, some 30 ms; the first ones can be read meanwhile.
+const START: Duration = Duration::from_millis(100);
+/// Interfaces that [`Attacher::describe`] names.
+const NAMED: usize = 8;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -128,6 +133,8 @@ pub struct Attacher {
     heartbeat: Array<MapData, u64>,
     claim: Option<Claim>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// Interfaces that are yet to be looked at, by index.
+    pending: BTreeMap<u32, Link>,
     /// Why an interface is not attached, by index: said once.
     refused: BTreeMap<u32, String>,
     status: AttachStatus,
@@ -162,11 +169,14 @@ impl Attacher {
                 Method::Clsact => Some(Claim::new().map_err(netlink("claiming a filter handle"))?),
             },
             log,
+            pending: BTreeMap::new(),
             refused: BTreeMap::new(),
             status: AttachStatus::default(),
         };
         attacher.beat()?;
         attacher.list()?;
+        let deadline = Instant::now() + START;
+        while (attacher.interfaces.is_empty() || Instant::now() < deadline) && attacher.proceed() {}
         if attacher.interfaces.is_empty() {
             if let Some((index, reason)) = attacher.refused.first_key_value() {
                 let name = attacher.status.names.name(*index);
@@ -192,11 +202,20 @@ impl Attacher {
         self.status.clone()
     }
 
-    /// Names of the interfaces that are attached now.
-    pub fn attached(&self) -> impl Iterator<Item = &str> {
-        self.interfaces
-            .values()
-            .map(|attached| attached.name.as_str())
+    /// Names of the interfaces that are attached now, not all if they are many.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let names = self.interfaces.values().map(|attached| &*attached.name);
+        let mut text = names.take(NAMED).collect::<Vec<_>>().join(", ");
+        let wanted = |link: &&Link| link.up && self.selection.matches(&link.name);
+        let pending = self.pending.values().filter(wanted).count();
+        let more = self.interfaces.len().saturating_sub(NAMED) + pending;
+        if text.is_empty() {
+            "no interface yet".clone_into(&mut text);
+        } else if more > 0 {
+            text.push_str(&format!(" and {more} more"));
+        }
+        text
     }
 
     /// Follows the interfaces, and lets the heart beat, until the other end of `stop` is closed.
@@ -216,7 +235,11 @@ impl Attacher {
                 self.beat()?;
                 next_beat = now + HEARTBEAT;
             }
-            let timeout = next_beat.saturating_duration_since(now);
+            let timeout = if self.pending.is_empty() {
+                next_beat.saturating_duration_since(now)
+            } else {
+                Duration::ZERO
+            };
             let mut fds = vec![
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
@@ -241,12 +264,13 @@ impl Attacher {
             if changed {
                 for change in self.monitor.changes().map_err(netlink)? {
                     match change {
-                        Change::Seen(link) => self.seen(&link),
+                        Change::Seen(link) => self.seen(link),
                         Change::Gone(index) => self.gone(index),
                         Change::Overrun => self.list()?,
                     }
                 }
             }
+            self.proceed();
         }
     }
 
@@ -263,22 +287,36 @@ impl Attacher {
             cause,
         })?;
         let there: HashSet<_> = links.iter().map(|link| link.index).collect();
-        let known = self.interfaces.keys().chain(self.refused.keys());
+        let known = [
+            self.interfaces.keys().collect::<Vec<_>>(),
+            self.refused.keys().collect(),
+            self.pending.keys().collect(),
+        ];
         let gone: Vec<_> = known
+            .concat()
+            .into_iter()
             .filter(|index| !there.contains(index))
             .copied()
             .collect();
         for index in gone {
             self.gone(index);
         }
-        for link in &links {
+        for link in links {
             self.seen(link);
         }
         Ok(())
     }
 
-    fn seen(&mut self, link: &Link) {
+    fn seen(&mut self, link: Link) {
         self.status.names.insert(link.index, &link.name);
+        self.pending.insert(link.index, link);
+    }
+
+    /// Looks at one of the pending interfaces; whether there was one.
+    fn proceed(&mut self) -> bool {
+        let Some((_, link)) = self.pending.pop_first() else {
+            return false;
+        };
         let wanted = self.selection.matches(&link.name);
         if let Some(attached) = self.interfaces.get_mut(&link.index) {
             attached.name.clone_from(&link.name);
@@ -287,14 +325,16 @@ impl Attacher {
                 self.detach(link.index);
             }
         } else if wanted && link.up {
-            self.attach(link);
+            self.attach(&link);
         } else {
             self.refused.remove(&link.index);
         }
         self.publish();
+        true
     }
 
     fn gone(&mut self, index: u32) {
+        self.pending.remove(&index);
         self.refused.remove(&index);
         self.status.names.retire(index);
         // The kernel has taken filters and qdiscs away with the interface; a TCX link is left, and

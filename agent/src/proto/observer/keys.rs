@@ -1,0 +1,44 @@
+//! Which requests for a WebSocket were seen lately: one connection can be seen under several pairs
+//! of addresses (before and after NAT) and in several places.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::proto::{flow::FlowKey, seq::SeqNumber};
+
+/// Requests that are remembered. The accounts of one connection are milliseconds apart.
+const REMEMBERED: usize = 16_384;
+
+/// A key as long as this is no `Sec-WebSocket-Key`, which has 24 characters.
+const MAX_KEY: usize = 64;
+
+/// `Sec-WebSocket-Key` and the sequence number of the request. Proxies open a TCP connection of
+/// their own, which begins with another number; NAT leaves it as it is.
+type Request = (String, u32);
+
+/// The requests, and the flow that had each first.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    flows: HashMap<Request, FlowKey>,
+    order: VecDeque<Request>,
+}
+
+impl Keys {
+    /// Whether the request was seen on another flow before; else it is remembered as `flow`'s.
+    pub fn is_taken(&mut self, key: &str, seq: SeqNumber, flow: FlowKey) -> bool {
+        if key.len() > MAX_KEY {
+            return false;
+        }
+        let request = (key.to_owned(), seq.0);
+        if let Some(first) = self.flows.get(&request) {
+            return *first != flow;
+        }
+        if self.order.len() >= REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.flows.remove(&oldest);
+        }
+        self.order.push_back(request.clone());
+        self.flows.insert(request, flow);
+        false
+    }
+}

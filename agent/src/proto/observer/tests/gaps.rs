@@ -1,0 +1,160 @@
+//! Bytes that are missing, and getting back in sync.
+
+use std::time::Duration;
+
+use super::config;
+use crate::proto::{
+    flow::Role,
+    observer::script::{RESPONSE, Script, masked, plain},
+};
+
+/// Lets the wait for missing bytes end.
+fn give_up(s: &mut Script) {
+    s.wait(Duration::from_secs(10));
+    s.observer.handle_timeout(s.now);
+}
+
+#[test]
+fn a_gap_in_a_payload_is_arithmetic() {
+    let mut s = Script::accepted(config());
+    let bytes = plain(0x82, &[b'x'; 500]);
+    s.server(&bytes[..100]);
+    s.lose(Role::Server, 300);
+    s.server(&bytes[400..]);
+    s.server(&plain(0x82, b"y"));
+    give_up(&mut s);
+    assert_eq!(
+        s.lines(),
+        [
+            "s2c 1 binary 500",
+            "message s2c binary 500 in 1",
+            "s2c 2 binary 1",
+            "message s2c binary 1 in 1"
+        ]
+    );
+    assert_eq!(s.observer.stats().gaps, 0);
+}
+
+#[test]
+fn a_lost_header_is_reported_and_repaired() {
+    for role in [Role::Server, Role::Client] {
+        let make = |payload: &[u8]| match role {
+            Role::Server => plain(0x81, payload),
+            Role::Client => masked(0x81, payload),
+        };
+        let mut s = Script::accepted(config());
+        s.segment(role, 0x10, &make(b"before"));
+        s.lose(role, 77);
+        for _ in 0..5 {
+            s.segment(role, 0x10, &make(b"some text"));
+        }
+        give_up(&mut s);
+        let lines = s.lines();
+        let d = if role == Role::Server { "s2c" } else { "c2s" };
+        assert_eq!(lines[2], format!("gap {d} 77 resynced"), "{lines:?}");
+        assert_eq!(lines[3], format!("{d} 2 text 9"));
+        assert_eq!(lines.len(), 13);
+        let stats = s.observer.stats();
+        assert_eq!((stats.gaps, stats.resyncs, stats.frames_lost), (1, 1, 1));
+    }
+}
+
+#[test]
+fn back_in_sync_within_a_segment() {
+    let mut s = Script::accepted(config());
+    s.lose(Role::Server, 1000);
+    let mut bytes = vec![0xff; 300];
+    for n in 0..12 {
+        bytes.extend(plain(0x82, &vec![0xff; 20 + n]));
+    }
+    s.server(&bytes[..450]);
+    s.server(&bytes[450..]);
+    give_up(&mut s);
+    let lines = s.lines();
+    assert_eq!(lines[0], "gap s2c 1000 resynced", "{lines:?}");
+    // The first header is not believed, as nothing else speaks for it.
+    assert_eq!(lines[1], "s2c 1 binary 21");
+    assert_eq!(lines.last().unwrap(), "message s2c binary 31 in 1");
+    assert_eq!(lines.len(), 23);
+}
+
+#[test]
+fn never_back_in_sync() {
+    let mut s = Script::accepted(config());
+    s.lose(Role::Server, 10);
+    s.server(&[0xff; 100]);
+    give_up(&mut s);
+    s.lose(Role::Server, 10);
+    s.server(&[0xff; 100]);
+    s.shut();
+    give_up(&mut s);
+    s.finish();
+    assert_eq!(
+        s.lines()[0],
+        "gap s2c 20 open",
+    );
+    assert_eq!(s.observer.stats().gaps, 1);
+    assert_eq!(s.observer.stats().resyncs, 0);
+}
+
+#[test]
+fn the_other_direction_goes_on() {
+    let mut s = Script::accepted(config());
+    s.lose(Role::Server, 10);
+    s.server(&[0xff; 100]);
+    s.client(&masked(0x82, b"x"));
+    give_up(&mut s);
+    assert_eq!(s.lines(), ["c2s 1 binary 1", "message c2s binary 1 in 1"]);
+}
+
+#[test]
+fn a_snap_length_cuts_payload() {
+    let mut s = Script::accepted(config());
+    s.snap = 60;
+    for _ in 0..3 {
+        s.client(&masked(0x82, &[7; 1000]));
+    }
+    assert_eq!(s.lines().len(), 6);
+    // A header in what was cut off is a gap.
+    s.client(&[masked(0x82, &[7; 1000]), masked(0x82, &[7; 10])].concat());
+    assert_eq!(s.lines().len(), 2);
+    for _ in 0..4 {
+        s.client(&masked(0x82, &[7; 1000]));
+    }
+    let lines = s.lines();
+    assert_eq!(lines[0], "gap c2s 16 resynced", "{lines:?}");
+    assert_eq!(lines.len(), 9);
+}
+
+#[test]
+fn a_message_with_a_lost_frame_is_left_out() {
+    let mut s = Script::accepted(config());
+    s.server(&plain(0x02, b"12345678"));
+    s.lose(Role::Server, 100);
+    s.server(&plain(0x00, b"12345678"));
+    s.server(&plain(0x80, b"12345678"));
+    for _ in 0..6 {
+        s.server(&plain(0x82, b"12345678"));
+    }
+    give_up(&mut s);
+    let lines = s.lines();
+    assert!(!lines.iter().any(|line| line.contains("violation")), "{lines:?}");
+    let messages = lines.iter().filter(|line| line.starts_with("message"));
+    assert!(messages.clone().all(|line| line.ends_with("8 in 1")), "{lines:?}");
+    assert_eq!(messages.count(), 6);
+}
+
+#[test]
+fn missing_bytes_behind_the_head() {
+    let mut s = Script::new(config());
+    s.connect();
+    s.client(crate::proto::observer::script::REQUEST.as_bytes());
+    s.snap = RESPONSE.len();
+    s.server(&[RESPONSE.as_bytes(), &plain(0x81, b"cut off")].concat());
+    s.snap = usize::MAX;
+    for _ in 0..4 {
+        s.server(&plain(0x81, b"some text"));
+    }
+    let lines = s.lines();
+    assert_eq!(lines[..2], ["handshake accepted 101 /chat", "gap s2c 9 resynced"]);
+}
