@@ -161,6 +161,7 @@ fn bridge_to_the_host_itself() {
 fn bridge(client: &Netns, host: &Netns, server: &Netns) {
     host.ip("link add name br0 type bridge");
     host.ip("address add 10.77.0.254/24 dev br0");
+    host.ip("address add fd77::fe/64 dev br0 nodad");
     host.ip("link set br0 up");
     Netns::veth((client, "c0", &Pair::CLIENT), (host, "hc", &[]));
     Netns::veth((server, "s0", &Pair::SERVER), (host, "hs", &[]));
@@ -280,9 +281,6 @@ fn labels_say_which_end_is_on_this_node() {
         (&host, &host, "127.0.0.1:8080", ["", "both", ""]),
         (&host, &host, "10.77.0.254:8080", ["", "both", ""]),
     ] {
-        if to.starts_with("[fd77") {
-            host.ip("address replace fd77::fe/64 dev br0 nodad");
-        }
         let agents = [&client, &host, &server].map(|ns| Agent::run(ns, ""));
         let tally = Load::whole(at_client, at_server, at(to), at(to), one(), 5);
         for (agent, side) in agents.iter().zip(sides) {
