@@ -54,7 +54,7 @@ async def capture(case):
     """Writes what passes while it lasts to the capture of `case`."""
     path = FOLDER / f"{case}.pcap"
     tcpdump = await asyncio.create_subprocess_exec(
-        *("tcpdump", "-i", "lo", "-s", "0", "-U", "--immediate-mode", "-Z", "root"),
+        *("tcpdump", "-i", "lo", "-B", "65536", "-U", "-Z", "root"),
         *("-w", path, f"tcp port {PORT}"),
         stderr=asyncio.subprocess.PIPE,
     )
@@ -68,7 +68,8 @@ async def capture(case):
             await asyncio.sleep(1)
     finally:
         tcpdump.send_signal(signal.SIGINT)
-        await tcpdump.communicate()
+        _, said = await tcpdump.communicate()
+        assert b"\n0 packets dropped by kernel" in said, said.decode()
 
 
 async def talk(connection, *more):

@@ -8,7 +8,9 @@ names them. At the end one line of JSON says what was in it, in the form that `p
     raw.py DEVICE [CASE ...]
 """
 
+import base64
 import collections
+import hashlib
 import ipaddress
 import json
 import os
@@ -22,14 +24,20 @@ CLIENT, SERVER = 0, 1
 MACS = bytes.fromhex("020000000a01"), bytes.fromhex("020000000a02")
 NAMES = {0: "continuation", 1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 
-REQUEST = (
-    b"GET /raw HTTP/1.1\r\nHost: raw.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-RESPONSE = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
-)
+def handshake(number):
+    """Request and response, with a key of their own: with one key and one initial sequence number
+    they would be the same connection behind address translation."""
+    key = base64.b64encode(b"raw conversation"[:-4] + struct.pack("!I", number))
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    request = (
+        b"GET /raw HTTP/1.1\r\nHost: raw.example\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Key: %b\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    response = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+        b"Connection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
+    )
+    return request % key, response % accept
 
 
 class Counts:
@@ -70,15 +78,15 @@ Segment = collections.namedtuple("Segment", "sender flags seq ack payload")
 class Conversation:
     """The segments of one connection, in order, and what they say."""
 
-    def __init__(self, isn=(1000, 5000), finish=True):
+    def __init__(self, number, isn=(1000, 5000)):
         self.next = [isn[0], isn[1]]
         self.counts = Counts(), Counts()
         self.segments = []
         self.send(CLIENT, SYN)
         self.send(SERVER, SYN | ACK)
         self.send(CLIENT, ACK)
-        self.send(CLIENT, PSH | ACK, REQUEST)
-        self.send(SERVER, PSH | ACK, RESPONSE)
+        for sender, head in zip((CLIENT, SERVER), handshake(number)):
+            self.send(sender, PSH | ACK, head)
         self.opening = len(self.segments)
         self.frames(CLIENT, (1, b"hello"))
         # A single byte of payload: the packet is shorter than Ethernet's 60 bytes.
@@ -90,12 +98,11 @@ class Conversation:
         self.frames(CLIENT, (1, b"last"))
         self.frames(SERVER, (1, b"y"))
         self.closing = len(self.segments)
-        if finish:
-            self.frames(CLIENT, (8, b"\x03\xe8bye"))
-            self.frames(SERVER, (8, b"\x03\xe8"))
-            self.send(SERVER, FIN | ACK)
-            self.send(CLIENT, FIN | ACK)
-            self.send(SERVER, ACK)
+        self.frames(CLIENT, (8, b"\x03\xe8bye"))
+        self.frames(SERVER, (8, b"\x03\xe8"))
+        self.send(SERVER, FIN | ACK)
+        self.send(CLIENT, FIN | ACK)
+        self.send(SERVER, ACK)
 
     def send(self, sender, flags, payload=b""):
         ack = self.next[1 - sender] if flags & ACK else 0
@@ -299,9 +306,10 @@ def main():
         out.bind((device, 0))
         for case in cases:
             wrapping, options, rearrange = CASES[case]
-            conversation = Conversation(**options)
+            number = list(CASES).index(case)
+            conversation = Conversation(number, **options)
             segments = rearrange(conversation) if rearrange else conversation.segments
-            ports = 40000 + list(CASES).index(case), 80
+            ports = 40000 + number, 80
             for segment in segments:
                 for wire in wrapping.wires(segment, ports):
                     out.send(wire)
