@@ -79,6 +79,8 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         source.attacher().describe()
     );
     readiness.programs_attached();
+    let addresses = source.attacher().status().addresses;
+    metrics.set_local(move |address| addresses.contains(address));
 
     let (alive, status) = (readiness.clone(), Arc::clone(&metrics));
     let mut session = source.start(&config.observer, metrics, move |now| {

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
 };
 
 use super::{exposition, names::Scope, path::PathLabel, tally::Tally};
@@ -33,15 +34,39 @@ fn labels(server: &str, path: &str, side: Side) -> String {
 /// Which end of a connection is on this node.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Side {
-    /// Cannot be told from addresses alone.
+    /// Only the client's.
+    Client,
+    /// Only the server's.
+    Server,
+    /// Both.
+    Both,
+    /// None, or nobody knows which addresses are this node's.
     Unknown,
 }
 
 impl Side {
     const fn as_str(self) -> &'static str {
         match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Both => "both",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+/// Tells the addresses of this node from others.
+pub(super) struct IsLocal(pub(super) Box<dyn Fn(IpAddr) -> bool + Send>);
+
+impl Default for IsLocal {
+    fn default() -> Self {
+        Self(Box::new(|_| false))
+    }
+}
+
+impl fmt::Debug for IsLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IsLocal")
     }
 }
 
@@ -66,6 +91,7 @@ pub(super) struct EndpointId(usize);
 pub(super) struct Endpoints {
     limit: usize,
     path_label: PathLabel,
+    is_local: IsLocal,
     places: HashMap<Key, usize>,
     /// The first is what is beyond the bound.
     endpoints: Vec<Endpoint>,
@@ -82,6 +108,7 @@ impl Endpoints {
         Self {
             limit,
             path_label,
+            is_local: IsLocal::default(),
             places: HashMap::new(),
             endpoints: vec![Endpoint {
                 labels: labels(OTHER, OTHER, Side::Unknown),
@@ -91,6 +118,11 @@ impl Endpoints {
             idle: BTreeSet::new(),
             exceeded: 0,
         }
+    }
+
+    /// From now on addresses are told apart so.
+    pub(super) fn set_local(&mut self, is_local: IsLocal) {
+        self.is_local = is_local;
     }
 
     /// Counts something of an endpoint.
@@ -141,7 +173,17 @@ impl Endpoints {
         Key {
             server: connection.server,
             path: self.path_label.apply(connection.path.as_deref()).into(),
-            side: Side::Unknown,
+            side: self.side(connection),
+        }
+    }
+
+    fn side(&self, connection: &Connection) -> Side {
+        let is_here = |end: SocketAddr| (self.is_local.0)(end.ip());
+        match (is_here(connection.client), is_here(connection.server)) {
+            (true, true) => Side::Both,
+            (true, false) => Side::Client,
+            (false, true) => Side::Server,
+            (false, false) => Side::Unknown,
         }
     }
 

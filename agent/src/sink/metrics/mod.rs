@@ -8,6 +8,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -35,7 +36,7 @@ use crate::proto::{
 };
 use agent::Exceeded;
 use code::CloseCodes;
-use endpoint::Endpoints;
+use endpoint::{Endpoints, IsLocal};
 use exposition::Exposition;
 use series::{Connections, Live, Series};
 use tally::Tally;
@@ -97,6 +98,12 @@ impl Metrics {
                 agent: AgentStatus::default(),
             }),
         }
+    }
+
+    /// Says which addresses are this node's, for the label `side`. Without it that is `unknown`.
+    pub fn set_local(&self, is_local: impl Fn(IpAddr) -> bool + Send + 'static) {
+        let is_local = IsLocal(Box::new(is_local));
+        self.state().endpoints.set_local(is_local);
     }
 
     /// Takes in an event.

@@ -505,3 +505,24 @@ fn live_connections_are_listed_as_json() {
     let empty = Metrics::new(&MetricsConfig::default()).connections_json(seconds(1));
     assert_eq!(serde_json::from_str::<Vec<()>>(&empty).unwrap(), []);
 }
+
+#[test]
+fn the_side_is_the_end_that_is_here() {
+    let client: IpAddr = [10, 0, 0, 1].into();
+    let server: IpAddr = [10, 0, 0, 2].into();
+    for (local, side) in [
+        (vec![client], "client"),
+        (vec![server], "server"),
+        (vec![client, server], "both"),
+        (vec![], "unknown"),
+    ] {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        metrics.set_local(move |address| local.contains(&address));
+        metrics.observe(&event(&open(1), handshake(Some(101))));
+        let text = metrics.expose(seconds(3));
+        let active = format!(
+            "websocket_connections_active{{server=\"10.0.0.2:80\",path=\"/chat\",side=\"{side}\"}} 1\n"
+        );
+        assert!(text.contains(&active), "{text}");
+    }
+}

@@ -37,7 +37,7 @@ use super::{
     KernelError,
     clock::monotonic,
     clsact::{Claim, Survey},
-    interfaces::{Framing, InterfaceNames},
+    interfaces::{Framing, InterfaceNames, LocalAddresses},
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
     program::{self, in_map},
@@ -103,6 +103,8 @@ pub(super) fn choose(wish: AttachMode) -> Result<Method, KernelError> {
 pub struct AttachStatus {
     /// Names of interfaces.
     pub names: InterfaceNames,
+    /// Addresses of this machine.
+    pub addresses: LocalAddresses,
     attached: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
 }
@@ -266,6 +268,8 @@ impl Attacher {
                     match change {
                         Change::Seen(link) => self.seen(link),
                         Change::Gone(index) => self.gone(index),
+                        Change::Address(address) => self.status.addresses.insert(address),
+                        Change::AddressGone(address) => self.status.addresses.remove(address),
                         Change::Overrun => self.list()?,
                     }
                 }
@@ -282,10 +286,13 @@ impl Attacher {
 
     /// Brings everything up to what the kernel lists now.
     fn list(&mut self) -> Result<(), KernelError> {
-        let links = self.netlink.links().map_err(|cause| KernelError::Netlink {
+        let error = |cause| KernelError::Netlink {
             doing: "listing the interfaces",
             cause,
-        })?;
+        };
+        let links = self.netlink.links().map_err(error)?;
+        let addresses = self.netlink.addresses().map_err(error)?;
+        self.status.addresses.replace(addresses);
         let there: HashSet<_> = links.iter().map(|link| link.index).collect();
         let known = [
             self.interfaces.keys().collect::<Vec<_>>(),

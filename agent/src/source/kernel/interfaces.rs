@@ -1,7 +1,8 @@
-//! Names of interfaces, and how their packets begin.
+//! Names of interfaces, addresses of this machine, and how packets begin.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -39,6 +40,38 @@ impl Framing {
             | ARPHRD_IP6GRE => Some(Self::Ip),
             _ => None,
         }
+    }
+}
+
+/// Addresses of this machine, as its network namespace has them; shared with who asks which end of
+/// a connection is here.
+#[derive(Clone, Debug, Default)]
+pub struct LocalAddresses(Arc<RwLock<BTreeSet<(IpAddr, u32)>>>);
+
+impl LocalAddresses {
+    /// Whether `address` is this machine's.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let addresses = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut of_any_interface = addresses.range((address, 0)..=(address, u32::MAX));
+        // All of 127.0.0.0/8 is, and only its first address is listed.
+        address.is_loopback() || of_any_interface.next().is_some()
+    }
+
+    pub(super) fn replace(&self, addresses: impl IntoIterator<Item = (u32, IpAddr)>) {
+        let addresses = addresses.into_iter().map(|(link, address)| (address, link));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses.collect();
+    }
+
+    pub(super) fn insert(&self, (link, address): (u32, IpAddr)) {
+        let mut addresses = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        addresses.insert((address, link));
+    }
+
+    pub(super) fn remove(&self, (link, address): (u32, IpAddr)) {
+        let mut addresses = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        addresses.remove(&(address, link));
     }
 }
 
@@ -100,6 +133,19 @@ mod tests {
         assert_eq!(names.name(1).as_deref(), Some("lo"));
         assert_eq!(names.name(2), None);
         assert_eq!(names.name(3).as_deref(), Some("veth"));
+    }
+
+    #[test]
+    fn an_address_is_local_as_long_as_an_interface_has_it() {
+        let addresses = LocalAddresses::default();
+        let address = [192, 0, 2, 1].into();
+        addresses.replace([(1, address), (2, address)]);
+        addresses.remove((1, address));
+        assert!(addresses.contains(address));
+        assert!(addresses.contains("::ffff:192.0.2.1".parse().unwrap()));
+        addresses.remove((2, address));
+        assert!(!addresses.contains(address));
+        assert!(addresses.contains("127.1.2.3".parse().unwrap()));
     }
 
     #[test]

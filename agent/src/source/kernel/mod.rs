@@ -22,7 +22,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub use self::{
     attach::{Attacher, Method},
     counters::Counters,
-    interfaces::InterfaceNames,
+    interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
 };
 use self::{interfaces::Framing, requirements::Refusal};

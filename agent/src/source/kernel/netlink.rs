@@ -1,4 +1,4 @@
-//! Routing netlink, synchronous: links, classifier filters, the clsact qdisc.
+//! Routing netlink, synchronous: links, addresses, classifier filters, the clsact qdisc.
 //!
 //! Synchronous, so that what was attached can be detached from a destructor. Answers are taken
 //! apart here down to the few attributes that matter: foreign filters carry attributes that no
@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     io,
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -17,6 +18,7 @@ use rtnetlink::{
     },
     packet_route::{
         RouteNetlinkMessage,
+        address::AddressMessage,
         link::{LinkHeader, LinkMessage},
         tc::{TcAttribute, TcHandle, TcHeader, TcMessage},
     },
@@ -25,6 +27,8 @@ use rtnetlink::{
 
 /// `RTMGRP_LINK`: links that appear, change and go.
 const GROUP_LINK: u32 = 1;
+/// `RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR`: addresses that do.
+const GROUP_ADDRESS: u32 = 0x10 | 0x100;
 /// Largest datagram that is read. The kernel fills 32 KiB at most where nobody asks for details of
 /// virtual functions.
 const RECEIVE: usize = 64 << 10;
@@ -32,8 +36,11 @@ const RECEIVE: usize = 64 << 10;
 const NLMSG_ALIGN: usize = 4;
 const TC_HEADER: usize = 20;
 const LINK_HEADER: usize = 16;
+const ADDRESS_HEADER: usize = 8;
 const AF_UNSPEC: u8 = 0;
 const IFLA_IFNAME: u16 = 3;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
@@ -51,6 +58,9 @@ pub struct Link {
     pub hardware: u16,
 }
 
+/// An address of this machine: the interface's index, and what it has.
+pub type LinkAddress = (u32, IpAddr);
+
 /// What happened to an interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {
@@ -58,6 +68,10 @@ pub enum Change {
     Seen(Link),
     /// It was deleted, or moved to another network namespace.
     Gone(u32),
+    /// It has an address.
+    Address(LinkAddress),
+    /// It no longer has an address.
+    AddressGone(LinkAddress),
     /// Changes were lost: whoever wants to know has to list the links.
     Overrun,
 }
@@ -138,6 +152,22 @@ impl Connection {
             }
         })?;
         Ok(links)
+    }
+
+    /// All addresses of the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::links`].
+    pub fn addresses(&mut self) -> io::Result<Vec<LinkAddress>> {
+        let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let mut addresses = Vec::new();
+        self.request(message, NLM_F_DUMP, |kind, payload| {
+            if kind == libc::RTM_NEWADDR {
+                addresses.extend(address(payload));
+            }
+        })?;
+        Ok(addresses)
     }
 
     /// The filters on one side of an interface; none where there is no clsact qdisc.
@@ -229,7 +259,7 @@ impl Connection {
     }
 }
 
-/// Hears of changes to the interfaces.
+/// Hears of changes to the interfaces and their addresses.
 pub struct Monitor {
     socket: Socket,
 }
@@ -242,7 +272,7 @@ impl Monitor {
     /// The socket was refused.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind(&SocketAddr::new(0, GROUP_LINK))?;
+        socket.bind(&SocketAddr::new(0, GROUP_LINK | GROUP_ADDRESS))?;
         Ok(Self { socket })
     }
 
@@ -325,6 +355,8 @@ fn change(kind: u16, payload: &[u8]) -> Option<Change> {
     match kind {
         libc::RTM_NEWLINK => link(payload).map(Change::Seen),
         libc::RTM_DELLINK => own_header(payload).map(|header| Change::Gone(header.index)),
+        libc::RTM_NEWADDR => address(payload).map(Change::Address),
+        libc::RTM_DELADDR => address(payload).map(Change::AddressGone),
         _ => None,
     }
 }
@@ -346,6 +378,27 @@ fn link(payload: &[u8]) -> Option<Link> {
         up: header.flags.bits() & libc::IFF_UP.cast_unsigned() != 0,
         hardware: u16::from(header.link_layer_type),
     })
+}
+
+fn address(payload: &[u8]) -> Option<LinkAddress> {
+    let (header, rest) = payload.split_first_chunk::<ADDRESS_HEADER>()?;
+    let [.., a, b, c, d] = *header;
+    let mut own = None;
+    for (kind, value) in attributes(rest) {
+        let value = || {
+            let v4 = value.first_chunk::<4>().filter(|_| value.len() == 4);
+            let v6 = value.first_chunk::<16>().filter(|_| value.len() == 16);
+            v4.map(|v4| IpAddr::from(*v4))
+                .or(v6.map(|v6| IpAddr::from(*v6)))
+        };
+        match kind {
+            // On a point-to-point link the other one is the peer's.
+            IFA_LOCAL => own = value(),
+            IFA_ADDRESS => own = own.or_else(value),
+            _ => {}
+        }
+    }
+    Some((u32::from_ne_bytes([a, b, c, d]), own?))
 }
 
 fn filter(payload: &[u8]) -> Option<Filter> {
@@ -458,6 +511,28 @@ mod tests {
             hardware: 772,
         };
         assert_eq!(changes(&datagram), [Change::Seen(link), Change::Gone(8)]);
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let mut header = vec![2, 24, 0, 0];
+        header.extend_from_slice(&7u32.to_ne_bytes());
+        let mut payload = header.clone();
+        payload.extend(attribute(IFA_ADDRESS, &[192, 0, 2, 2]));
+        payload.extend(attribute(IFA_LOCAL, &[192, 0, 2, 1]));
+        let own: IpAddr = [192, 0, 2, 1].into();
+        let mut datagram = message(libc::RTM_NEWADDR, &payload);
+        let v6 = [0xfd; 16];
+        header.extend(attribute(IFA_ADDRESS, &v6));
+        datagram.extend(message(libc::RTM_DELADDR, &header));
+        assert_eq!(
+            changes(&datagram),
+            [
+                Change::Address((7, own)),
+                Change::AddressGone((7, v6.into()))
+            ]
+        );
+        assert_eq!(changes(&message(libc::RTM_NEWADDR, &payload[..7])), []);
     }
 
     #[test]
