@@ -298,8 +298,9 @@ impl Observer {
         live.sort_unstable();
         for (_, _, slot) in live {
             self.end(slot, Ending::Eof, self.now);
-            self.table.remove(slot);
         }
+        self.table = Table::new();
+        self.timers.clear();
     }
 
     /// The next event, in order.

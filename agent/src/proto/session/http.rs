@@ -398,7 +398,8 @@ impl Http {
         if response.status == 101 {
             let attempt = match self.pending.pop_front() {
                 Some(Pending::Upgrade(attempt)) => Some(attempt),
-                _ if response.upgrades => None,
+                // What it answers may be further behind, if responses went missing.
+                _ if response.upgrades => self.take_attempt().map(|(_, attempt)| attempt),
                 // Another protocol takes over.
                 _ => return Step::NotHttp { tls: false },
             };
@@ -492,11 +493,14 @@ impl Http {
     fn lose(&mut self, side: usize) -> Step {
         let upgrading = self.is_upgrading();
         self.sides[side].reading = Reading::Lost;
+        // Which response answers what is not known any more.
         if self.client == Some(side) {
-            // Which response answers what is not known any more.
             self.pending.clear();
         } else if upgrading {
+            (self.pending).retain(|pending| matches!(pending, Pending::Upgrade(_)));
             return Step::AnswerLost;
+        } else {
+            self.pending.clear();
         }
         Step::Http
     }

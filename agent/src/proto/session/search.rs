@@ -90,6 +90,7 @@ impl Search {
                 continue;
             }
             let mut chain = Chain::new(Some(self.masked), from == 0 && piece.starts_segment);
+            chain.missing_before = self.missing.unwrap_or(0);
             match chain.feed(piece, from, &demand) {
                 Fed::Alive => self.keep(chain),
                 Fed::Dead => {}

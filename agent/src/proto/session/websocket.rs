@@ -316,12 +316,12 @@ impl WebSocket {
                         order: 0,
                     };
                     self.last_activity = self.last_activity.max(ts);
-                    let missing = search.missing();
+                    let gap = search.missing().is_some();
                     let Some((chain, at)) = search.feed(&piece, cx.config.preview) else {
                         return;
                     };
                     rest = &rest[at..];
-                    self.resume(d, chain, missing, cx);
+                    self.resume(d, chain, gap, cx);
                 }
                 Reading::Ended => return,
             }
@@ -718,15 +718,10 @@ impl WebSocket {
         cx.emit(ts, &self.connection, EventKind::Gap(gap));
     }
 
-    /// The search found `chain`. Its last header is the last thing that was read.
-    fn resume(
-        &mut self,
-        d: Direction,
-        chain: Chain,
-        missing: Option<u64>,
-        cx: &mut Context<'_>,
-    ) {
-        let aligned = chain.starts_segment;
+    /// The search, behind a gap or not, found `chain`. Its last header is the last thing that was
+    /// read.
+    fn resume(&mut self, d: Direction, chain: Chain, gap: bool, cx: &mut Context<'_>) {
+        let (aligned, missing) = (chain.starts_segment, chain.missing_before);
         let (frames, _) = chain.into_frames();
         let mut frames = frames.as_slice();
         // What looks like a header may by chance lead to the first that is one, once in some forty
@@ -738,8 +733,8 @@ impl WebSocket {
         {
             frames = rest;
         }
-        if let (Some(bytes), Some(first)) = (missing, frames.first()) {
-            self.report_gap(d, first.ts, bytes, true, cx);
+        if let (true, Some(first)) = (gap, frames.first()) {
+            self.report_gap(d, first.ts, missing, true, cx);
         }
         for frame in frames {
             self.replay(d, frame, cx);
