@@ -19,3 +19,24 @@ impl std::ops::Add<u32> for SeqNumber {
         Self(self.0.wrapping_add(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_distances_wrap() {
+        let last = SeqNumber(u32::MAX);
+        assert_eq!(last + 3, SeqNumber(2));
+        assert_eq!((last + 3).distance_from(last), 3);
+        assert_eq!(last.distance_from(last + 3), -3);
+        assert_eq!(last.distance_from(last), 0);
+    }
+
+    #[test]
+    fn distances_are_right_up_to_half_the_space() {
+        let seq = SeqNumber(0x9000_0000);
+        assert_eq!((seq + 0x7fff_ffff).distance_from(seq), i32::MAX);
+        assert_eq!((seq + 0x8000_0000).distance_from(seq), i32::MIN);
+    }
+}

@@ -1,4 +1,8 @@
-//! A TCP connection: what its segments carry, in order, in both directions.
+//! A TCP connection: what its segments carry, in order, in both directions (RFC 9293).
+//!
+//! Owns the order of bytes and ends, the memory that out-of-order segments take, and the question
+//! which segments belong to one incarnation of a connection. Which connection a segment belongs to
+//! is found out before, and what the bytes mean after it.
 
 use std::time::Duration;
 
@@ -175,8 +179,11 @@ impl TcpFlow {
                 return;
             }
         }
-        let (own, peer) = self.pair(side);
-        own.seen = true;
+        self.streams[side].seen = true;
+        if self.reset {
+            return;
+        }
+        let (_, peer) = self.pair(side);
         if let Some(ack) = segment.ack {
             let mut out = Output {
                 side: 1 - side,
@@ -185,9 +192,6 @@ impl TcpFlow {
             };
             peer.acknowledge(ack, segment.ts, &mut out);
         }
-        if self.reset {
-            return;
-        }
         let gate = self.gate(side, limits);
         let mut out = Output {
             side,
@@ -195,7 +199,7 @@ impl TcpFlow {
             deliver,
         };
         self.streams[side].accept(first, segment, limits.causal_order, gate, &mut out);
-        self.settle(Some(segment.ts), side, limits, shared, deliver);
+        self.settle(segment.ts, side, limits, shared, deliver);
     }
 
     /// Lets time pass: patience may have run out.
@@ -206,7 +210,7 @@ impl TcpFlow {
         shared: &mut Shared,
         deliver: &mut dyn FnMut(StreamEvent<'_>),
     ) {
-        self.settle(Some(now), 0, limits, shared, deliver);
+        self.settle(now, 0, limits, shared, deliver);
     }
 
     /// When [`Self::handle_timeout`] has something to do at the earliest; `None` if nothing is
@@ -290,7 +294,7 @@ impl TcpFlow {
     /// memory; `side` is the one that may have grown.
     fn settle(
         &mut self,
-        now: Option<Timestamp>,
+        now: Timestamp,
         side: usize,
         limits: &Limits,
         shared: &mut Shared,
@@ -314,9 +318,7 @@ impl TcpFlow {
                 Some(side)
             } else {
                 let expired = self.next_expiry(limits);
-                expired
-                    .filter(|&(at, _)| now.is_some_and(|now| now >= at))
-                    .map(|(_, side)| side)
+                expired.filter(|&(at, _)| now >= at).map(|(_, side)| side)
             };
             let Some(side) = blocked else { return };
             let mut out = Output {

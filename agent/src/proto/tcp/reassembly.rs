@@ -146,6 +146,9 @@ impl Stream {
     pub(super) fn learn_start(&mut self, seq: SeqNumber) {
         match self.start {
             Start::Unknown => self.begin(seq, Start::Acknowledged),
+            Start::Tentative | Start::Midstream if self.begins_at(seq) => {
+                self.start = Start::Acknowledged;
+            }
             Start::Tentative | Start::Midstream if self.may_begin_at(seq) => {
                 self.move_start(seq, Start::Acknowledged);
             }
@@ -474,9 +477,12 @@ impl Stream {
             let Some(piece) = self.held.pop(self.next, out.shared) else {
                 break;
             };
-            match &piece.bytes {
+            // A FIN may have come behind bytes that, it says, do not exist.
+            let end = self.fin.map_or(piece.end, |fin| fin.at.min(piece.end));
+            let bytes = piece.bytes.as_deref();
+            match bytes.and_then(|bytes| slice(bytes, 0, end - self.next)) {
                 Some(bytes) => self.deliver_bytes(bytes, piece.ts, piece.starts_segment, out),
-                None => self.deliver_missing(piece.end, piece.ts, false, out),
+                None => self.deliver_missing(end, piece.ts, false, out),
             }
         }
         before != (self.next, self.done)
