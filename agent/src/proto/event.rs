@@ -307,7 +307,7 @@ impl Violation {
     #[must_use]
     pub fn is_milestone(&self) -> bool {
         let mut n = self.count;
-        while n > 0 && n % 10 == 0 {
+        while n > 0 && n.is_multiple_of(10) {
             n /= 10;
         }
         n == 1

@@ -341,8 +341,7 @@ impl Observer {
             timer: None,
             state: State::Live(Live::new(&key, segment.interface)),
         };
-        self.table
-            .insert(key, List::Candidates, entry, segment.ts)
+        self.table.insert(key, List::Candidates, entry, segment.ts)
     }
 
     /// Begins anew where `segment` shows that the connection known under its key was another one.

@@ -279,7 +279,11 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             message.opcode.as_str(),
             message.len,
             message.frames,
-            if message.compressed { " compressed" } else { "" },
+            if message.compressed {
+                " compressed"
+            } else {
+                ""
+            },
         ),
         EventKind::Close(close) => write!(
             out,

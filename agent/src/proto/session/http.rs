@@ -171,11 +171,11 @@ impl Http {
     /// The attempt that waits for its answer, and the client's side.
     pub fn take_attempt(&mut self) -> Option<(usize, Attempt)> {
         let client = self.client?;
-        let attempts = self.pending.drain(..).filter_map(|pending| match pending {
+        let mut attempts = self.pending.drain(..).filter_map(|pending| match pending {
             Pending::Upgrade(attempt) => Some(attempt),
             Pending::Other(_) => None,
         });
-        attempts.last().map(|attempt| (client, attempt))
+        attempts.next_back().map(|attempt| (client, attempt))
     }
 
     /// Whether an attempt waits for its answer.
@@ -254,7 +254,11 @@ impl Http {
                         }
                         Pushed::Complete(n) => {
                             at += n;
-                            let client = if kind == Kind::Request { side } else { 1 - side };
+                            let client = if kind == Kind::Request {
+                                side
+                            } else {
+                                1 - side
+                            };
                             if *self.client.get_or_insert(client) != client {
                                 return self.lose(side);
                             }
@@ -325,12 +329,7 @@ impl Http {
         }
     }
 
-    fn handle_request(
-        &mut self,
-        side: usize,
-        account: &mut Account,
-        cx: &mut Context<'_>,
-    ) -> Step {
+    fn handle_request(&mut self, side: usize, account: &mut Account, cx: &mut Context<'_>) -> Step {
         let Side {
             reading,
             began,

@@ -81,10 +81,7 @@ fn never_back_in_sync() {
     s.shut();
     s.give_up();
     s.finish();
-    assert_eq!(
-        s.lines()[0],
-        "gap s2c 20 open",
-    );
+    assert_eq!(s.lines()[0], "gap s2c 20 open",);
     assert_eq!(s.observer.stats().gaps, 1);
     assert_eq!(s.observer.stats().resyncs, 0);
 }
@@ -130,9 +127,15 @@ fn a_message_with_a_lost_frame_is_left_out() {
     }
     s.give_up();
     let lines = s.lines();
-    assert!(!lines.iter().any(|line| line.contains("violation")), "{lines:?}");
+    assert!(
+        !lines.iter().any(|line| line.contains("violation")),
+        "{lines:?}"
+    );
     let messages = lines.iter().filter(|line| line.starts_with("message"));
-    assert!(messages.clone().all(|line| line.ends_with("8 in 1")), "{lines:?}");
+    assert!(
+        messages.clone().all(|line| line.ends_with("8 in 1")),
+        "{lines:?}"
+    );
     assert_eq!(messages.count(), 6);
 }
 
@@ -148,5 +151,8 @@ fn missing_bytes_behind_the_head() {
         s.server(&plain(0x81, b"some text"));
     }
     let lines = s.lines();
-    assert_eq!(lines[..2], ["handshake accepted 101 /chat", "gap s2c 9 resynced"]);
+    assert_eq!(
+        lines[..2],
+        ["handshake accepted 101 /chat", "gap s2c 9 resynced"]
+    );
 }

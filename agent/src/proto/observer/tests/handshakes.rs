@@ -241,7 +241,11 @@ fn the_answer_went_missing() {
 
 #[test]
 fn what_is_no_http_is_ignored() {
-    for bytes in [&b"SSH-2.0-OpenSSH\r\n"[..], b"EHLO me\r\n", &[0x81, 3, 1, 2, 3]] {
+    for bytes in [
+        &b"SSH-2.0-OpenSSH\r\n"[..],
+        b"EHLO me\r\n",
+        &[0x81, 3, 1, 2, 3],
+    ] {
         let mut s = connected();
         s.client(bytes);
         assert_eq!(s.decisions(), [Decision::Ignore]);

@@ -45,7 +45,10 @@ fn an_exchange_is_recognised() {
     let events = s.events();
     assert_eq!(events[0].ts.0, first);
     assert_eq!(events[0].connection.client, s.client);
-    let lines: Vec<_> = events.iter().filter_map(super::super::script::line).collect();
+    let lines: Vec<_> = events
+        .iter()
+        .filter_map(super::super::script::line)
+        .collect();
     assert_eq!(
         lines,
         [
@@ -83,7 +86,9 @@ fn one_direction_is_enough() {
 #[test]
 fn many_frames_in_one_segment() {
     let mut s = Script::new(config());
-    let bytes: Vec<u8> = (0..40).flat_map(|n| plain(0x82, &vec![0xee; 3 + n])).collect();
+    let bytes: Vec<u8> = (0..40)
+        .flat_map(|n| plain(0x82, &vec![0xee; 3 + n]))
+        .collect();
     s.server(&bytes);
     assert_eq!(s.lines().len(), 81);
 }
