@@ -65,8 +65,7 @@ impl Messages {
             return None;
         }
         if Self::begins(header) {
-            let rule =
-                matches!(self.state, State::Within(_)).then_some(Rule::ExpectedContinuation);
+            let rule = matches!(self.state, State::Within(_)).then_some(Rule::ExpectedContinuation);
             self.state = State::Within(Open {
                 opcode: header.opcode,
                 compressed,

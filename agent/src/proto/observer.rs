@@ -298,8 +298,9 @@ impl Observer {
         live.sort_unstable();
         for (_, _, slot) in live {
             self.end(slot, Ending::Eof, self.now);
-            self.table.remove(slot);
         }
+        self.table = Table::new();
+        self.timers.clear();
     }
 
     /// The next event, in order.
@@ -340,8 +341,7 @@ impl Observer {
             timer: None,
             state: State::Live(Live::new(&key, segment.interface)),
         };
-        self.table
-            .insert(key, List::Candidates, entry, segment.ts)
+        self.table.insert(key, List::Candidates, entry, segment.ts)
     }
 
     /// Begins anew where `segment` shows that the connection known under its key was another one.

@@ -7,6 +7,7 @@
 mod account;
 mod chain;
 mod http;
+mod incoming;
 mod ping;
 mod probe;
 mod search;
@@ -369,7 +370,9 @@ impl Session {
         let Phase::Probe(probe) = &mut self.phase else {
             return;
         };
-        match probe.handle_bytes(input, cx.config.preview) {
+        let room = cx.has_room(0);
+        cx.stats.exceeded.buffered += u64::from(!room);
+        match probe.handle_bytes(input, cx.config.preview, room) {
             Found::Nothing => {}
             Found::Neither => {
                 // A WebSocket may have been asked for all the same.
@@ -404,8 +407,8 @@ impl Session {
         };
         let connection = self.account.decide(&decided, cx);
         let violations = std::mem::take(&mut self.account.violations);
-        let mut websocket = WebSocket::new(connection, client, Extensions::Unknown)
-            .with_violations(violations);
+        let mut websocket =
+            WebSocket::new(connection, client, Extensions::Unknown).with_violations(violations);
         let [first, second] = recognised.chains;
         let (client_chain, server_chain) = if client == 0 {
             (first, second)
@@ -485,6 +488,3 @@ impl Session {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -211,12 +211,7 @@ mod tests {
     use super::*;
 
     fn key(port: u16) -> FlowKey {
-        FlowKey::new(
-            ([10, 0, 0, 1], port).into(),
-            ([10, 0, 0, 2], 80).into(),
-            0,
-        )
-        .0
+        FlowKey::new(([10, 0, 0, 1], port).into(), ([10, 0, 0, 2], 80).into(), 0).0
     }
 
     fn drain(table: &mut Table<u16>, list: List) -> Vec<u16> {

@@ -107,9 +107,7 @@ impl Account {
             extensions: response
                 .filter(|_| outcome.opens())
                 .and_then(|response| response.extensions.clone()),
-            latency: response
-                .and(began)
-                .map(|began| ts.saturating_since(began)),
+            latency: response.and(began).map(|began| ts.saturating_since(began)),
         };
         cx.emit(ts, &connection, EventKind::Handshake(Box::new(handshake)));
         if outcome.opens() {

@@ -126,6 +126,8 @@ pub(super) struct Chain {
     hollow: usize,
     /// It begins with a segment.
     pub starts_segment: bool,
+    /// Bytes that were missing from where the search for it began to where it begins.
+    pub missing_before: u64,
 }
 
 impl Chain {
@@ -144,6 +146,7 @@ impl Chain {
             bits: 0,
             hollow: 0,
             starts_segment,
+            missing_before: 0,
         }
     }
 

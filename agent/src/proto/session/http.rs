@@ -171,11 +171,11 @@ impl Http {
     /// The attempt that waits for its answer, and the client's side.
     pub fn take_attempt(&mut self) -> Option<(usize, Attempt)> {
         let client = self.client?;
-        let attempts = self.pending.drain(..).filter_map(|pending| match pending {
+        let mut attempts = self.pending.drain(..).filter_map(|pending| match pending {
             Pending::Upgrade(attempt) => Some(attempt),
             Pending::Other(_) => None,
         });
-        attempts.last().map(|attempt| (client, attempt))
+        attempts.next_back().map(|attempt| (client, attempt))
     }
 
     /// Whether an attempt waits for its answer.
@@ -254,7 +254,11 @@ impl Http {
                         }
                         Pushed::Complete(n) => {
                             at += n;
-                            let client = if kind == Kind::Request { side } else { 1 - side };
+                            let client = if kind == Kind::Request {
+                                side
+                            } else {
+                                1 - side
+                            };
                             if *self.client.get_or_insert(client) != client {
                                 return self.lose(side);
                             }
@@ -325,12 +329,7 @@ impl Http {
         }
     }
 
-    fn handle_request(
-        &mut self,
-        side: usize,
-        account: &mut Account,
-        cx: &mut Context<'_>,
-    ) -> Step {
+    fn handle_request(&mut self, side: usize, account: &mut Account, cx: &mut Context<'_>) -> Step {
         let Side {
             reading,
             began,
@@ -398,7 +397,8 @@ impl Http {
         if response.status == 101 {
             let attempt = match self.pending.pop_front() {
                 Some(Pending::Upgrade(attempt)) => Some(attempt),
-                _ if response.upgrades => None,
+                // What it answers may be further behind, if responses went missing.
+                _ if response.upgrades => self.take_attempt().map(|(_, attempt)| attempt),
                 // Another protocol takes over.
                 _ => return Step::NotHttp { tls: false },
             };
@@ -492,11 +492,14 @@ impl Http {
     fn lose(&mut self, side: usize) -> Step {
         let upgrading = self.is_upgrading();
         self.sides[side].reading = Reading::Lost;
+        // Which response answers what is not known any more.
         if self.client == Some(side) {
-            // Which response answers what is not known any more.
             self.pending.clear();
         } else if upgrading {
+            (self.pending).retain(|pending| matches!(pending, Pending::Upgrade(_)));
             return Step::AnswerLost;
+        } else {
+            self.pending.clear();
         }
         Step::Http
     }

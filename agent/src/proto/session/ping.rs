@@ -85,7 +85,10 @@ mod tests {
         assert_eq!(pings.answered(Timestamp(13), payload(b"x")), None);
         assert_eq!(pings.answered(Timestamp(13), payload(b"b")), rtt(10));
         // Not captured: the length decides, oldest first.
-        assert_eq!(pings.answered(Timestamp(11), Payload::new(1, None)), rtt(10));
+        assert_eq!(
+            pings.answered(Timestamp(11), Payload::new(1, None)),
+            rtt(10)
+        );
         assert_eq!(pings.answered(Timestamp(11), Payload::new(2, None)), None);
         assert_eq!(pings.unanswered(), 1);
     }
@@ -98,7 +101,11 @@ mod tests {
             assert_eq!(forgot, ts >= 2);
         }
         assert_eq!(pings.unanswered(), 5);
-        assert!(pings.answered(Timestamp(9), Payload::new(0, Some(b""))).is_some());
+        assert!(
+            pings
+                .answered(Timestamp(9), Payload::new(0, Some(b"")))
+                .is_some()
+        );
         assert_eq!(pings.unanswered(), 4);
     }
 }

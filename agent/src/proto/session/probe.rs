@@ -77,8 +77,11 @@ impl Probe {
         http
     }
 
-    /// Takes in bytes.
-    pub fn handle_bytes(&mut self, input: &Bytes<'_>, preview: usize) -> Found {
+    /// Takes in bytes. Without `room` it is given up.
+    pub fn handle_bytes(&mut self, input: &Bytes<'_>, preview: usize, room: bool) -> Found {
+        if !room {
+            return Found::Neither;
+        }
         let Bytes {
             side,
             ts,

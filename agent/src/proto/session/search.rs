@@ -60,8 +60,13 @@ impl Search {
     }
 
     /// Takes in bytes. Yields the chain that proves enough first, and the position behind its last
-    /// header.
-    pub fn feed(&mut self, piece: &Piece<'_>, preview: usize) -> Option<(Chain, usize)> {
+    /// header. Without `room` no chain is begun that goes on behind the bytes.
+    pub fn feed(
+        &mut self,
+        piece: &Piece<'_>,
+        preview: usize,
+        room: bool,
+    ) -> Option<(Chain, usize)> {
         let demand = Demand {
             bits: ENOUGH,
             paired: None,
@@ -90,8 +95,10 @@ impl Search {
                 continue;
             }
             let mut chain = Chain::new(Some(self.masked), from == 0 && piece.starts_segment);
+            chain.missing_before = self.missing.unwrap_or(0);
             match chain.feed(piece, from, &demand) {
-                Fed::Alive => self.keep(chain),
+                Fed::Alive if room => self.keep(chain),
+                Fed::Alive => {}
                 Fed::Dead => {}
                 Fed::Proven(at) => {
                     if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {

@@ -8,18 +8,19 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Context, Ending,
     chain::{Chain, ChainFrame, Piece},
-    ping::{Payload, Pings},
+    incoming::{Incoming, Open, Reading},
+    ping::Payload,
     search::Search,
     violations::Violations,
 };
 use crate::proto::{
     deflate::Extensions,
     event::{
-        Close, CloseBody, CloseKind, Connection, EventKind, Frame, Gap, OpcodeCounts, Preview,
-        Progress, Rule, TcpCounts,
+        Close, CloseBody, CloseKind, Connection, EventKind, Frame, Gap, Preview, Progress, Rule,
+        TcpCounts,
     },
     flow::{Direction, PerDirection, Role},
-    frame::{CloseCode, Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
+    frame::{CloseCode, Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode},
     message::Messages,
     time::Timestamp,
 };
@@ -40,50 +41,6 @@ pub(super) struct WebSocket {
     reset: bool,
 }
 
-/// One direction.
-#[derive(Debug)]
-struct Incoming {
-    reading: Reading,
-    messages: Messages,
-    /// How long the connection was quiet before the current header.
-    quiet: Duration,
-    /// A close frame was seen.
-    closed: bool,
-    /// Pings sent in this direction.
-    pings: Pings,
-    frames: OpcodeCounts,
-    bytes: OpcodeCounts,
-    /// Frames seen, which is the index of the last one.
-    index: u64,
-}
-
-/// Place in the frames of one direction.
-#[derive(Debug)]
-enum Reading {
-    Header(HeaderDecoder),
-    Payload(Open),
-    Search(Box<Search>),
-    Ended,
-}
-
-/// A frame whose payload is going by.
-#[derive(Debug)]
-struct Open {
-    header: Header,
-    ts: Timestamp,
-    index: u64,
-    left: u64,
-    /// Payload bytes that went by, and those of them that no [`Progress`] has reported.
-    seen: u64,
-    unreported: u64,
-    /// Payload bytes to wait for before the frame is reported, and what there is of them.
-    wanted: usize,
-    collected: Vec<u8>,
-    /// Nothing is missing among what was collected.
-    intact: bool,
-    reported: bool,
-}
-
 /// The close frame that came first.
 #[derive(Debug)]
 struct FirstClose {
@@ -100,91 +57,10 @@ struct FirstEnd {
     quiet: Duration,
 }
 
-impl Incoming {
-    fn new(reading: Reading, messages: Messages) -> Self {
-        Self {
-            reading,
-            messages,
-            quiet: Duration::ZERO,
-            closed: false,
-            pings: Pings::default(),
-            frames: OpcodeCounts::default(),
-            bytes: OpcodeCounts::default(),
-            index: 0,
-        }
-    }
-}
-
-impl Open {
-    fn new(header: Header, ts: Timestamp, index: u64, preview: usize) -> Self {
-        // An oversized close frame still says its code in the first bytes.
-        let whole = header.opcode == Opcode::Close
-            || (header.opcode.is_control() && header.len <= MAX_CONTROL_PAYLOAD);
-        let wanted = if whole {
-            preview.max(MAX_CONTROL_PAYLOAD as usize)
-        } else {
-            preview
-        };
-        let left = header.payload_len();
-        Self {
-            header,
-            ts,
-            index,
-            left,
-            seen: 0,
-            unreported: 0,
-            wanted: wanted.min(usize::try_from(left).unwrap_or(usize::MAX)),
-            collected: Vec::new(),
-            intact: true,
-            reported: false,
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        self.pass(bytes.len() as u64);
-        if self.intact {
-            let room = self.wanted.saturating_sub(self.collected.len());
-            self.collected
-                .extend_from_slice(&bytes[..room.min(bytes.len())]);
-        }
-    }
-
-    fn skip(&mut self, len: u64) {
-        self.pass(len);
-        if self.collected.len() < self.wanted {
-            self.intact = false;
-        }
-    }
-
-    fn pass(&mut self, len: u64) {
-        self.left -= len;
-        self.seen += len;
-        self.unreported += len;
-    }
-
-    /// Whether all that is waited for went by.
-    fn is_ready(&self) -> bool {
-        self.seen >= self.wanted as u64
-    }
-
-    /// What was collected, unmasked.
-    fn unmasked(&mut self) -> &[u8] {
-        if let Some(mask) = self.header.mask {
-            unmask(&mut self.collected, mask, 0);
-        }
-        &self.collected
-    }
-}
-
 impl WebSocket {
     /// A WebSocket that begins with the next byte of both directions.
     pub fn new(connection: Arc<Connection>, client: usize, extensions: Extensions) -> Self {
-        let incoming = || {
-            Incoming::new(
-                Reading::Header(HeaderDecoder::new()),
-                Messages::new(),
-            )
-        };
+        let incoming = || Incoming::new(Reading::Header(HeaderDecoder::new()), Messages::new());
         Self {
             last_activity: connection.opened,
             connection,
@@ -316,12 +192,15 @@ impl WebSocket {
                         order: 0,
                     };
                     self.last_activity = self.last_activity.max(ts);
-                    let missing = search.missing();
-                    let Some((chain, at)) = search.feed(&piece, cx.config.preview) else {
+                    let gap = search.missing().is_some();
+                    let room = cx.has_room(0);
+                    cx.stats.exceeded.buffered += u64::from(!room);
+                    let found = search.feed(&piece, cx.config.preview, room);
+                    let Some((chain, at)) = found else {
                         return;
                     };
                     rest = &rest[at..];
-                    self.resume(d, chain, missing, cx);
+                    self.resume(d, chain, gap, cx);
                 }
                 Reading::Ended => return,
             }
@@ -467,13 +346,7 @@ impl WebSocket {
     }
 
     /// Rules that the header breaks.
-    fn check_header(
-        &mut self,
-        d: Direction,
-        header: &Header,
-        ts: Timestamp,
-        cx: &mut Context<'_>,
-    ) {
+    fn check_header(&mut self, d: Direction, header: &Header, ts: Timestamp, cx: &mut Context<'_>) {
         let incoming = &mut self.incoming[d];
         let closed = incoming.closed;
         let compressed = Messages::begins(header)
@@ -538,7 +411,7 @@ impl WebSocket {
         if !over {
             return;
         }
-        let header = open_header(&self.incoming[d].reading);
+        let header = self.incoming[d].reading.open_header();
         self.finish_progress(d, ts, cx);
         self.incoming[d].reading = Reading::Header(HeaderDecoder::new());
         if let Some(header) = header
@@ -718,15 +591,10 @@ impl WebSocket {
         cx.emit(ts, &self.connection, EventKind::Gap(gap));
     }
 
-    /// The search found `chain`. Its last header is the last thing that was read.
-    fn resume(
-        &mut self,
-        d: Direction,
-        chain: Chain,
-        missing: Option<u64>,
-        cx: &mut Context<'_>,
-    ) {
-        let aligned = chain.starts_segment;
+    /// The search, behind a gap or not, found `chain`. Its last header is the last thing that was
+    /// read.
+    fn resume(&mut self, d: Direction, chain: Chain, gap: bool, cx: &mut Context<'_>) {
+        let (aligned, missing) = (chain.starts_segment, chain.missing_before);
         let (frames, _) = chain.into_frames();
         let mut frames = frames.as_slice();
         // What looks like a header may by chance lead to the first that is one, once in some forty
@@ -738,8 +606,8 @@ impl WebSocket {
         {
             frames = rest;
         }
-        if let (Some(bytes), Some(first)) = (missing, frames.first()) {
-            self.report_gap(d, first.ts, bytes, true, cx);
+        if let (true, Some(first)) = (gap, frames.first()) {
+            self.report_gap(d, first.ts, missing, true, cx);
         }
         for frame in frames {
             self.replay(d, frame, cx);
@@ -762,23 +630,5 @@ impl WebSocket {
             self.advance(d, frame.last, cx);
             self.report_progress(d, frame.last, cx);
         }
-    }
-}
-
-impl Open {
-    /// The first `n` bytes of what was collected, unmasked.
-    fn unmasked_prefix(&self, n: usize) -> Vec<u8> {
-        let mut bytes = self.collected.get(..n).unwrap_or_default().to_vec();
-        if let Some(mask) = self.header.mask {
-            unmask(&mut bytes, mask, 0);
-        }
-        bytes
-    }
-}
-
-fn open_header(reading: &Reading) -> Option<Header> {
-    match reading {
-        Reading::Payload(open) => Some(open.header),
-        _ => None,
     }
 }

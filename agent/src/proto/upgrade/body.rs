@@ -65,7 +65,9 @@ impl Body {
         match self {
             Self::UntilClose => Ok(input.len()),
             Self::Length(left) => {
-                let n = input.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let n = input
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= n as u64;
                 Ok(n)
             }

@@ -45,9 +45,21 @@ fn the_example_of_the_rfc() {
 #[test]
 fn what_is_wrong_with_a_request() {
     for (from, to, expected) in [
-        ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", Rule::MissingKey),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSA=", Rule::InvalidKey),
-        ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ", Rule::InvalidKey),
+        (
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            "",
+            Rule::MissingKey,
+        ),
+        (
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSA=",
+            Rule::InvalidKey,
+        ),
+        (
+            "dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            Rule::InvalidKey,
+        ),
         ("dGhlIHNhbXBsZSBub25jZQ==", "????", Rule::InvalidKey),
         ("Version: 13", "Version: 8", Rule::InvalidVersion),
         ("Sec-WebSocket-Version: 13\r\n", "", Rule::InvalidVersion),
@@ -83,7 +95,10 @@ fn what_is_wrong_with_a_response() {
 fn an_attempt_is_a_get_that_names_websocket() {
     for (head, attempt) in [
         ("GET / HTTP/1.1\r\nupgrade: h2c, WebSocket\r\n\r\n", true),
-        ("GET http://a/b HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", true),
+        (
+            "GET http://a/b HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+            true,
+        ),
         ("POST / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", false),
         ("GET / HTTP/1.1\r\nUpgrade: websockets\r\n\r\n", false),
         ("GET / HTTP/1.1\r\n\r\n", false),
@@ -104,14 +119,20 @@ fn bodies() {
         }
     };
     assert_eq!(length("200 OK\r\nContent-Length: 7", None), Some(7));
-    assert_eq!(length("200 OK\r\nContent-Length: 7", Some(&Asks::Head)), Some(0));
+    assert_eq!(
+        length("200 OK\r\nContent-Length: 7", Some(&Asks::Head)),
+        Some(0)
+    );
     assert_eq!(length("304 x\r\nContent-Length: 7", None), Some(0));
     assert_eq!(length("204 x", None), Some(0));
     assert_eq!(length("100 Continue", None), Some(0));
     assert_eq!(length("200 OK", None), Some(u64::MAX));
     assert_eq!(length("200 OK", Some(&Asks::Connect)), Some(0));
     assert_eq!(
-        length("200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: gzip, Chunked", None),
+        length(
+            "200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: gzip, Chunked",
+            None
+        ),
         None
     );
     let head = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n";

@@ -33,7 +33,10 @@ fn half() {
     s.shut();
     assert_eq!(
         s.lines(),
-        ["s2c 1 close 0 0 \"\"", "close half by server 1005 \"\" after 1ms"]
+        [
+            "s2c 1 close 0 0 \"\"",
+            "close half by server 1005 \"\" after 1ms"
+        ]
     );
     let mut s = open();
     s.client(&masked(0x88, &close_body(1001, "")));
@@ -52,7 +55,10 @@ fn clean_even_if_nobody_finishes() {
     s.server(&plain(0x88, &close_body(1011, "why")));
     s.client(&masked(0x88, &close_body(1000, "x")));
     s.finish();
-    assert_eq!(s.lines()[2], "close clean by server 1011 \"why\" after 3.001s");
+    assert_eq!(
+        s.lines()[2],
+        "close clean by server 1011 \"why\" after 3.001s"
+    );
 }
 
 #[test]
@@ -143,7 +149,10 @@ fn eof() {
     s.finish();
     let close = close(&mut s);
     assert_eq!(close.kind.as_str(), "eof");
-    assert_eq!((close.code, close.initiator, close.silence), (None, None, None));
+    assert_eq!(
+        (close.code, close.initiator, close.silence),
+        (None, None, None)
+    );
     s.finish();
     assert!(s.events().is_empty());
 }
@@ -181,7 +190,11 @@ fn the_same_ends_again() {
     s.client(REQUEST.as_bytes());
     s.server(RESPONSE.as_bytes());
     s.finish();
-    let ids: Vec<_> = s.events().iter().map(|event| event.connection.id.0).collect();
+    let ids: Vec<_> = s
+        .events()
+        .iter()
+        .map(|event| event.connection.id.0)
+        .collect();
     assert_eq!(ids, [1, 2, 2]);
 }
 
@@ -195,7 +208,10 @@ fn a_new_connection_ends_the_one_before() {
     s.client(REQUEST.as_bytes());
     s.server(RESPONSE.as_bytes());
     let lines = s.lines();
-    assert!(lines[2].starts_with("close idle by nobody 1006"), "{lines:?}");
+    assert!(
+        lines[2].starts_with("close idle by nobody 1006"),
+        "{lines:?}"
+    );
     assert_eq!(lines[3], "handshake accepted 101 /chat");
     assert_eq!(s.observer.stats().active, 1);
 }

@@ -1,18 +1,10 @@
 //! Bytes that are missing, and getting back in sync.
 
-use std::time::Duration;
-
 use super::config;
 use crate::proto::{
     flow::Role,
     observer::script::{RESPONSE, Script, masked, plain},
 };
-
-/// Lets the wait for missing bytes end.
-fn give_up(s: &mut Script) {
-    s.wait(Duration::from_secs(10));
-    s.observer.handle_timeout(s.now);
-}
 
 #[test]
 fn a_gap_in_a_payload_is_arithmetic() {
@@ -22,7 +14,7 @@ fn a_gap_in_a_payload_is_arithmetic() {
     s.lose(Role::Server, 300);
     s.server(&bytes[400..]);
     s.server(&plain(0x82, b"y"));
-    give_up(&mut s);
+    s.give_up();
     assert_eq!(
         s.lines(),
         [
@@ -48,7 +40,7 @@ fn a_lost_header_is_reported_and_repaired() {
         for _ in 0..5 {
             s.segment(role, 0x10, &make(b"some text"));
         }
-        give_up(&mut s);
+        s.give_up();
         let lines = s.lines();
         let d = if role == Role::Server { "s2c" } else { "c2s" };
         assert_eq!(lines[2], format!("gap {d} 77 resynced"), "{lines:?}");
@@ -69,7 +61,7 @@ fn back_in_sync_within_a_segment() {
     }
     s.server(&bytes[..450]);
     s.server(&bytes[450..]);
-    give_up(&mut s);
+    s.give_up();
     let lines = s.lines();
     assert_eq!(lines[0], "gap s2c 1000 resynced", "{lines:?}");
     // The first header is not believed, as nothing else speaks for it.
@@ -83,16 +75,13 @@ fn never_back_in_sync() {
     let mut s = Script::accepted(config());
     s.lose(Role::Server, 10);
     s.server(&[0xff; 100]);
-    give_up(&mut s);
+    s.give_up();
     s.lose(Role::Server, 10);
     s.server(&[0xff; 100]);
     s.shut();
-    give_up(&mut s);
+    s.give_up();
     s.finish();
-    assert_eq!(
-        s.lines()[0],
-        "gap s2c 20 open",
-    );
+    assert_eq!(s.lines()[0], "gap s2c 20 open",);
     assert_eq!(s.observer.stats().gaps, 1);
     assert_eq!(s.observer.stats().resyncs, 0);
 }
@@ -103,7 +92,7 @@ fn the_other_direction_goes_on() {
     s.lose(Role::Server, 10);
     s.server(&[0xff; 100]);
     s.client(&masked(0x82, b"x"));
-    give_up(&mut s);
+    s.give_up();
     assert_eq!(s.lines(), ["c2s 1 binary 1", "message c2s binary 1 in 1"]);
 }
 
@@ -136,11 +125,17 @@ fn a_message_with_a_lost_frame_is_left_out() {
     for _ in 0..6 {
         s.server(&plain(0x82, b"12345678"));
     }
-    give_up(&mut s);
+    s.give_up();
     let lines = s.lines();
-    assert!(!lines.iter().any(|line| line.contains("violation")), "{lines:?}");
+    assert!(
+        !lines.iter().any(|line| line.contains("violation")),
+        "{lines:?}"
+    );
     let messages = lines.iter().filter(|line| line.starts_with("message"));
-    assert!(messages.clone().all(|line| line.ends_with("8 in 1")), "{lines:?}");
+    assert!(
+        messages.clone().all(|line| line.ends_with("8 in 1")),
+        "{lines:?}"
+    );
     assert_eq!(messages.count(), 6);
 }
 
@@ -156,5 +151,8 @@ fn missing_bytes_behind_the_head() {
         s.server(&plain(0x81, b"some text"));
     }
     let lines = s.lines();
-    assert_eq!(lines[..2], ["handshake accepted 101 /chat", "gap s2c 9 resynced"]);
+    assert_eq!(
+        lines[..2],
+        ["handshake accepted 101 /chat", "gap s2c 9 resynced"]
+    );
 }

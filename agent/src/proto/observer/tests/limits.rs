@@ -55,7 +55,11 @@ fn candidates_make_room() {
     for port in 1..=30 {
         s.client.set_port(port);
         s.segment(Role::Client, SYN, &[]);
-        s.client(if port == 1 { REQUEST.as_bytes() } else { b"GET" });
+        s.client(if port == 1 {
+            REQUEST.as_bytes()
+        } else {
+            b"GET"
+        });
     }
     assert_eq!(s.lines(), ["handshake unanswered /chat"]);
     let stats = s.observer.stats();

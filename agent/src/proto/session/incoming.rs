@@ -1,0 +1,150 @@
+//! One direction of a WebSocket: where in its frames it is, and what was counted.
+
+use std::time::Duration;
+
+use super::{ping::Pings, search::Search};
+use crate::proto::{
+    event::OpcodeCounts,
+    frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
+    message::Messages,
+    time::Timestamp,
+};
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub reading: Reading,
+    pub messages: Messages,
+    /// How long the connection was quiet before the current header.
+    pub quiet: Duration,
+    /// A close frame was seen.
+    pub closed: bool,
+    /// Pings sent in this direction.
+    pub pings: Pings,
+    pub frames: OpcodeCounts,
+    pub bytes: OpcodeCounts,
+    /// Frames seen, which is the index of the last one.
+    pub index: u64,
+}
+
+/// Place in the frames of one direction.
+#[derive(Debug)]
+pub(super) enum Reading {
+    Header(HeaderDecoder),
+    Payload(Open),
+    Search(Box<Search>),
+    Ended,
+}
+
+/// A frame whose payload is going by.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub header: Header,
+    pub ts: Timestamp,
+    pub index: u64,
+    pub left: u64,
+    /// Payload bytes that went by, and those of them that no progress event has reported.
+    pub seen: u64,
+    pub unreported: u64,
+    /// Payload bytes to wait for before the frame is reported, and what there is of them.
+    pub wanted: usize,
+    pub collected: Vec<u8>,
+    /// Nothing is missing among what was collected.
+    pub intact: bool,
+    pub reported: bool,
+}
+
+impl Reading {
+    /// The header of the frame whose payload is going by.
+    pub fn open_header(&self) -> Option<Header> {
+        match self {
+            Self::Payload(open) => Some(open.header),
+            _ => None,
+        }
+    }
+}
+
+impl Incoming {
+    pub fn new(reading: Reading, messages: Messages) -> Self {
+        Self {
+            reading,
+            messages,
+            quiet: Duration::ZERO,
+            closed: false,
+            pings: Pings::default(),
+            frames: OpcodeCounts::default(),
+            bytes: OpcodeCounts::default(),
+            index: 0,
+        }
+    }
+}
+
+impl Open {
+    pub fn new(header: Header, ts: Timestamp, index: u64, preview: usize) -> Self {
+        // An oversized close frame still says its code in the first bytes.
+        let whole = header.opcode == Opcode::Close
+            || (header.opcode.is_control() && header.len <= MAX_CONTROL_PAYLOAD);
+        let wanted = if whole {
+            preview.max(MAX_CONTROL_PAYLOAD as usize)
+        } else {
+            preview
+        };
+        let left = header.payload_len();
+        Self {
+            header,
+            ts,
+            index,
+            left,
+            seen: 0,
+            unreported: 0,
+            wanted: wanted.min(usize::try_from(left).unwrap_or(usize::MAX)),
+            collected: Vec::new(),
+            intact: true,
+            reported: false,
+        }
+    }
+
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.pass(bytes.len() as u64);
+        if self.intact {
+            let room = self.wanted.saturating_sub(self.collected.len());
+            self.collected
+                .extend_from_slice(&bytes[..room.min(bytes.len())]);
+        }
+    }
+
+    pub fn skip(&mut self, len: u64) {
+        self.pass(len);
+        if self.collected.len() < self.wanted {
+            self.intact = false;
+        }
+    }
+
+    fn pass(&mut self, len: u64) {
+        self.left -= len;
+        self.seen += len;
+        self.unreported += len;
+    }
+
+    /// Whether all that is waited for went by.
+    pub fn is_ready(&self) -> bool {
+        self.seen >= self.wanted as u64
+    }
+
+    /// What was collected, unmasked.
+    pub fn unmasked(&mut self) -> &[u8] {
+        if let Some(mask) = self.header.mask {
+            unmask(&mut self.collected, mask, 0);
+        }
+        &self.collected
+    }
+
+    /// The first `n` bytes of what was collected, unmasked.
+    pub fn unmasked_prefix(&self, n: usize) -> Vec<u8> {
+        let mut bytes = self.collected.get(..n).unwrap_or_default().to_vec();
+        if let Some(mask) = self.header.mask {
+            unmask(&mut bytes, mask, 0);
+        }
+        bytes
+    }
+}
