@@ -206,10 +206,10 @@ pub struct MetricsArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Selection")]
 pub struct SelectionArgs {
-    /// Connections of this client; IPv6 with a port as [ADDR]:PORT, :PORT for any address
+    /// Connections of this client; IPv6 in brackets where a port follows, :PORT alone for any address
     #[arg(long, value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub client: Vec<Endpoint>,
-    /// Connections to this server; IPv6 with a port as [ADDR]:PORT, :PORT for any address
+    /// Connections to this server; IPv6 in brackets where a port follows, :PORT alone for any address
     #[arg(long, value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub server: Vec<Endpoint>,
     /// Connections whose Host matches, with or without its port, in any case
