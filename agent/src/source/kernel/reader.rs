@@ -119,8 +119,8 @@ impl Reader {
         let decision = match verdict.decision {
             Decision::Follow => Verdict::FOLLOW,
             Decision::Rejected => Verdict::REJECTED,
-            Decision::Ignore => Verdict::IGNORE,
-            Decision::Ended => {
+            // The program follows by itself whatever is answered with a 101.
+            Decision::Ignore | Decision::Ended => {
                 self.forget(&key, |flow| flow.epoch == verdict.epoch);
                 Verdict::IGNORE
             }
