@@ -187,7 +187,8 @@ fn other_protocols_are_left_alone() {
 fn an_upgrade_to_something_else_is_not_copied() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
-    let agent = Agent::run(&pair.client, "");
+    // Not on `lo`, where the metrics are asked for.
+    let agent = Agent::run(&pair.client, "-i c0");
     let listener = pair.server.listen(at(Pair::V4));
     let mut client = pair.client.connect(at(Pair::V4)).expect("a listener");
     let (mut server, _) = listener.accept().expect("a client");
@@ -212,5 +213,5 @@ fn an_upgrade_to_something_else_is_not_copied() {
     }
     must_be_silent(&agent);
     let samples = agent.metrics().sum("wstap_samples_total", &[]);
-    assert!((1..20).contains(&samples), "{samples} records");
+    assert!((1..5).contains(&samples), "{samples} records");
 }

@@ -324,3 +324,11 @@ fn what_the_events_say() {
         Some("permessage-deflate; client_max_window_bits=10")
     );
 }
+
+#[test]
+fn an_answer_that_opens_another_protocol_is_ignored_at_once() {
+    let answer = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    let mut s = Script::new(config());
+    s.server(answer.as_bytes());
+    assert_eq!(s.decisions(), [Decision::Ignore]);
+}
