@@ -131,7 +131,7 @@ metrics! {
     SAMPLE_BYTES: Counter of Agent, "wstap_sample_bytes_total", [],
         "Payload bytes in the records that the kernel program has written.";
     SAMPLES_LOST: Counter of Agent, "wstap_samples_lost_total", ["reason"],
-        "Records that the kernel program could not deliver.";
+        "Records that did not reach the observer, by reason.";
     FRAMES_LOST: Counter of Agent, "wstap_frames_lost_total", [],
         "Frames that were in gaps, as far as can be told: at least one each.";
     GAPS: Counter of Agent, "wstap_gaps_total", [],
