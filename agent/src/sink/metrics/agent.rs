@@ -98,6 +98,8 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     out.family(&names::GAPS).sample("", &[], observer.gaps);
     out.family(&names::RESYNCS)
         .sample("", &[], observer.resyncs);
+    out.family(&names::CONFLICTS)
+        .sample("", &[], observer.conflicts);
     let mut exceeded = out.family(&names::LIMIT_EXCEEDED);
     for (limit, count) in limits(status, metrics) {
         exceeded.sample("", &[&limit], count);

@@ -138,6 +138,8 @@ metrics! {
         "Times that bytes were missing where they were needed.";
     RESYNCS: Counter of Agent, "wstap_resyncs_total", [],
         "Gaps after which frames were recognised again.";
+    CONFLICTS: Counter of Agent, "wstap_retransmission_conflicts_total", [],
+        "Segments that repeated bytes and did not agree with the first; the first were taken.";
     LIMIT_EXCEEDED: Counter of Agent, "wstap_limit_exceeded_total", ["limit"],
         "Times that a bound of the agent was exceeded.";
     KERNEL_PACKETS: Counter of Agent, "wstap_kernel_packets_total", ["verdict"],

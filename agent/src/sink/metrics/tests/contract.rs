@@ -119,6 +119,7 @@ wstap_samples_lost_total counter reason
 wstap_frames_lost_total counter
 wstap_gaps_total counter
 wstap_resyncs_total counter
+wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
 wstap_kernel_packets_total counter verdict
 wstap_unreadable_connections_total counter reason
