@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    record::{HEADER_LEN, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
+    record::{HEADER_LEN, MAX_PIECES, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
 };
 
 use crate::{
@@ -20,8 +20,6 @@ use crate::{
 
 /// Payload bytes of the largest record.
 const LARGEST: u32 = (SIZE_CLASSES[4] - HEADER_LEN) as u32;
-/// Largest records of one segment, beside the last: 256 KiB and more.
-const MAX_PIECES: u32 = 8;
 
 /// What a record says beside what the packet says.
 pub struct Origin {
@@ -97,7 +95,7 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
     let mut done = 0;
     let mut delivered = false;
     // All but the last piece have one size; whoever is beyond is cut off.
-    for _ in 0..MAX_PIECES {
+    for _ in 1..MAX_PIECES {
         if wanted - done <= LARGEST {
             break;
         }

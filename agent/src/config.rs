@@ -177,8 +177,19 @@ pub struct TraceConfig {
 }
 
 /// What `wstap check` does.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CheckConfig;
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CheckConfig {
+    /// Text or JSON.
+    pub format: Format,
+}
+
+impl From<cli::CheckArgs> for CheckConfig {
+    fn from(args: cli::CheckArgs) -> Self {
+        Self {
+            format: args.output,
+        }
+    }
+}
 
 /// What `wstap read` does.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use log::LevelFilter;
+use wstap_common::record::MAX_SNAP_LENGTH;
 
 use super::value::{self, Endpoint, Globs, OpcodeName};
 use crate::proto::flow::Direction;
@@ -50,13 +51,13 @@ pub struct CaptureArgs {
         value_parser = value::size(64 << 10, 1 << 30)
     )]
     pub ring_buffer: u64,
-    /// Payload bytes of one segment that are copied at most: 128 to 1M
+    /// Payload bytes of one segment that are copied at most: 128 to 256K
     #[arg(
         long,
         value_name = "SIZE",
         env = "WSTAP_SNAP_LENGTH",
         default_value = "256K",
-        value_parser = value::size(128, 1 << 20)
+        value_parser = value::size(128, MAX_SNAP_LENGTH.into())
     )]
     pub snap_length: u64,
     /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
@@ -74,7 +75,9 @@ pub struct CaptureArgs {
         long,
         value_name = "LEVEL",
         env = "WSTAP_KERNEL_LOG",
-        default_value = "off"
+        default_value = "off",
+        value_parser = value::log_level(),
+        hide_possible_values = true
     )]
     pub kernel_log: LevelFilter,
 }

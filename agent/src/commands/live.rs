@@ -18,13 +18,15 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
+use wstap_common::counter::Counter;
 
 use crate::{
     config::CaptureConfig,
     proto::observer::{self, Observer},
     sink::{
         Sink,
-        metrics::{AgentStatus, KernelCounts},
+        metrics::{AgentStatus, KernelCounts, ReaderCounts},
+        unit::Counted,
     },
     source::kernel::{
         self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus, reader::Woken,
@@ -287,9 +289,32 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 .inspect_err(|error| log::warn!("{error}"))
                 .ok()
                 .map(KernelCounts),
+            reader: ReaderCounts {
+                undecodable: self.reader.undecodable(),
+                cut: self.reader.cut(),
+            },
             interfaces_attached: self.attach.attached(),
         }
     }
+}
+
+/// What was sampled, and what was lost on the way.
+pub(super) fn sampled(status: &AgentStatus) -> String {
+    let kernel = status.kernel.unwrap_or_default();
+    let mut total = 0u64;
+    let mut reasons = String::new();
+    for (reason, count) in status.lost() {
+        if count > 0 {
+            let separator = if total == 0 { " (" } else { ", " };
+            reasons.push_str(&format!("{separator}{count} {reason}"));
+            total = total.saturating_add(count);
+        }
+    }
+    if total > 0 {
+        reasons.push(')');
+    }
+    let sampled = Counted(kernel.of(Counter::Samples), "record");
+    format!("{sampled} sampled, {total} lost{reasons}")
 }
 
 /// The signals that end a command.

@@ -131,7 +131,10 @@ impl<W: Write> Text<W> {
             self.line.push(' ');
             escape::text(&mut self.line, part, MAX_VALUE);
         }
-        self.value("host", connection.host.as_deref());
+        // One that is the server's address says nothing new.
+        let server = connection.server.to_string();
+        let host = connection.host.as_deref().filter(|host| *host != server);
+        self.value("host", host);
         self.value("subprotocol", connection.subprotocol.as_deref());
         self.value("extensions", handshake.extensions.as_deref());
         self.value("origin", handshake.origin.as_deref());

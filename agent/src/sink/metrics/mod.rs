@@ -24,9 +24,10 @@ mod path;
 mod series;
 mod tally;
 
-pub use agent::{AgentStatus, KernelCounts, process_metrics};
+pub use agent::{AgentStatus, KernelCounts, ReaderCounts, process_metrics};
 pub use code::MAX_CLOSE_CODES;
 pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
+pub use tally::Totals;
 
 use super::Sink;
 use crate::proto::{
@@ -134,6 +135,12 @@ impl Metrics {
         series::expose(&mut out, &shown, self.path_label);
         agent::expose(&mut out, &status, &exceeded);
         out.finish()
+    }
+
+    /// What was seen in all.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.state().endpoints.totals()
     }
 
     /// The live connections as a JSON array, oldest first. `now` is what their age is taken from.

@@ -131,6 +131,19 @@ impl DirectionTally {
     }
 }
 
+/// What was seen in all.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Attempts to open a WebSocket, and WebSockets found open.
+    pub handshakes: u64,
+    /// WebSockets that ended.
+    pub closed: u64,
+    /// Frames of both directions.
+    pub frames: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+}
+
 /// What is counted of an endpoint. A step in time costs a few additions, whatever the number of
 /// endpoints, connections and label values.
 #[derive(Clone, Debug)]
@@ -159,6 +172,20 @@ impl Default for Tally {
 }
 
 impl Tally {
+    /// Adds what is counted here.
+    pub(super) fn add_to(&self, totals: &mut Totals) {
+        let add = |sum: &mut u64, counts: &mut dyn Iterator<Item = &u64>| {
+            *sum = counts.fold(*sum, |sum, n| sum.saturating_add(*n));
+        };
+        add(&mut totals.handshakes, &mut self.handshakes.values());
+        add(&mut totals.closed, &mut self.closed.values());
+        for direction in Direction::BOTH {
+            let OpcodeTally { frames, bytes } = &self.directions[direction].opcodes;
+            add(&mut totals.frames, &mut frames.iter());
+            add(&mut totals.payload_bytes, &mut bytes.iter());
+        }
+    }
+
     pub(super) fn handshake(&mut self, outcome: Outcome, handshake: &Handshake) {
         let status = StatusLabel::new(outcome, handshake.status);
         let count = self.handshakes.entry((outcome.as_str(), status));

@@ -409,7 +409,12 @@ fn the_agents_metrics_are_there_from_the_start() {
         let label = format!("=\"{}\"", counter.label());
         assert_eq!(value(&text, name, &[&label]), Some(0.0));
     }
-    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 11);
+    let undecodable = ["reason=\"undecodable\""];
+    assert_eq!(
+        value(&text, "wstap_samples_lost_total", &undecodable),
+        Some(0.0)
+    );
+    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 12);
     assert_eq!(
         value(
             &text,

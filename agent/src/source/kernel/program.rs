@@ -141,6 +141,14 @@ pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelErro
     Ok(())
 }
 
+/// Whether the kernel runs the programs compiled; `None` where it does not say.
+pub(super) fn is_compiled(ebpf: &Ebpf) -> Option<bool> {
+    let [name, ..] = globals::PROGRAMS[Framing::Ethernet as usize];
+    let program: &SchedClassifier = ebpf.program(name)?.try_into().ok()?;
+    let info = program.info().ok()?;
+    Some(info.size_jitted() > 0)
+}
+
 fn set_ports(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), KernelError> {
     let name = globals::PORTS_MAP;
     let map = ebpf.map_mut(name).ok_or(KernelError::Mismatch(name))?;
