@@ -130,13 +130,18 @@ pub enum Decision {
     Ignore,
     /// The upgrade was refused: copy nothing until the next is asked for.
     Rejected,
-    /// The WebSocket is over, or was given up: forget it.
+    /// The WebSocket is over, or was given up: copy nothing more of it.
     Ended,
+    /// The WebSocket was silent for too long: forget it. Should it speak again, it is news.
+    Idle,
 }
 
 /// How long segments of a connection that is over are taken for late ones: TIME-WAIT as most systems
 /// have it (RFC 9293, section 3.4.2, asks for more).
 const LATE: Duration = Duration::from_secs(60);
+
+/// Between two times that the source is told to leave a connection alone, where it does not.
+const INSIST: Duration = Duration::from_secs(1);
 
 /// Follows TCP connections and says what the WebSockets among them do.
 #[derive(Debug)]
@@ -171,6 +176,8 @@ struct Entry {
     /// Sequence numbers of the SYNs, by side.
     syn: [Option<SeqNumber>; 2],
     timer: Option<Timestamp>,
+    /// When the source was told last that nothing more is wanted.
+    told: Timestamp,
     state: State,
 }
 
@@ -339,6 +346,7 @@ impl Observer {
             born: self.born,
             syn: [None; 2],
             timer: None,
+            told: Timestamp::default(),
             state: State::Live(Live::new(&key, segment.interface)),
         };
         self.table.insert(key, List::Candidates, entry, segment.ts)
@@ -352,6 +360,9 @@ impl Observer {
         let other_epoch = known != 0 && segment.epoch != 0 && known != segment.epoch;
         let live = matches!(entry.state, State::Live(_));
         if !other_epoch && (live || !entry.is_followed_by(side, segment)) {
+            if !live && segment.len > 0 && segment.ts >= entry.told.saturating_add(INSIST) {
+                self.insist(slot, segment);
+            }
             return live.then_some(slot);
         }
         if live {
@@ -361,6 +372,20 @@ impl Observer {
         let key = self.table.key(slot);
         self.table.remove(slot);
         Some(self.admit(key, segment))
+    }
+
+    /// Tells the source once more to leave a connection alone: it may have forgotten.
+    fn insist(&mut self, slot: SlotId, segment: &Segment<'_>) {
+        let flow = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        entry.told = segment.ts;
+        self.verdicts.push_back(Verdict {
+            flow,
+            epoch: segment.epoch,
+            decision: Decision::Ignore,
+        });
     }
 
     /// Hands a segment to its connection.
@@ -480,6 +505,7 @@ impl Observer {
         }
         entry.state = state;
         entry.timer = None;
+        entry.told = self.now;
         let epoch = entry.epoch;
         self.verdicts.extend(decision.map(|decision| Verdict {
             flow: key,

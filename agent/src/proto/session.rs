@@ -220,7 +220,10 @@ impl Session {
                     server_to_client: of(Direction::ServerToClient),
                 };
                 websocket.close(ending, ts, tcp, cx);
-                self.account.decision = Some(Decision::Ended);
+                self.account.decision = Some(match ending {
+                    Ending::Idle => Decision::Idle,
+                    _ => Decision::Ended,
+                });
                 None
             }
             Phase::Http(http) => Some(http),

@@ -17,15 +17,15 @@ use super::{
     },
 };
 
-const REQUEST: &str = "GET /ending HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
+pub(super) const REQUEST: &str = "GET /ending HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
-const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+pub(super) const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const TEXT: &[u8] = &[0x81, 2, b'o', b'k'];
 
 /// A connection's two ends after the request was answered with `answer`.
-fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream) {
+pub(super) fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream) {
     let listener = pair.server.listen(to);
     let mut client = pair.client.connect(to).expect("a listening server");
     let (mut server, _) = listener.accept().expect("a client");
@@ -40,14 +40,14 @@ fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream)
     (client, server)
 }
 
-fn must_read(stream: &mut TcpStream, n: usize) {
+pub(super) fn must_read(stream: &mut TcpStream, n: usize) {
     stream
         .read_exact(&mut vec![0; n])
         .expect("what the other end sent");
 }
 
 /// Has the kernel answer with a RST when the socket is closed.
-fn reset(stream: TcpStream) {
+pub(super) fn reset(stream: TcpStream) {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
@@ -58,7 +58,7 @@ fn reset(stream: TcpStream) {
 }
 
 #[track_caller]
-fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
+pub(super) fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
     let mut labels = vec![("kind", kind), ("code", code)];
     // Silence has no initiator.
     labels.extend((!initiator.is_empty()).then_some(("initiator", initiator)));

@@ -9,6 +9,7 @@
 mod support;
 
 mod endings;
+mod forgotten;
 mod interfaces;
 mod lifecycle;
 mod midstream;
