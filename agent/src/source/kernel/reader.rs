@@ -36,6 +36,7 @@ pub struct Reader {
     verdicts: Verdicts,
     clock: Clock,
     undecodable: u64,
+    cut: u64,
 }
 
 /// What woke the reader.
@@ -55,6 +56,7 @@ impl Reader {
             verdicts,
             clock: Clock::new(),
             undecodable: 0,
+            cut: 0,
         }
     }
 
@@ -89,6 +91,9 @@ impl Reader {
             records += 1;
             match RecordHeader::decode(&record) {
                 Ok((header, captured)) => {
+                    self.cut = self
+                        .cut
+                        .saturating_add((header.captured < header.len).into());
                     with_segment(&header, captured, &self.clock, &mut segment);
                 }
                 Err(error) => undecodable(&mut self.undecodable, error),
@@ -106,6 +111,12 @@ impl Reader {
     #[must_use]
     pub fn undecodable(&self) -> u64 {
         self.undecodable
+    }
+
+    /// Segments that were longer than the snap length.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut
     }
 
     /// Tells the program what the observer has decided.
