@@ -51,7 +51,7 @@ pub struct CaptureArgs {
         value_parser = value::size(64 << 10, 1 << 30)
     )]
     pub ring_buffer: u64,
-    /// Payload bytes of one segment that are copied at most: 128 to 256K
+    /// Payload bytes of one segment of a WebSocket that are copied at most: 128 to 256K
     #[arg(
         long,
         value_name = "SIZE",

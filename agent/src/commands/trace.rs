@@ -61,15 +61,15 @@ struct Output(BufWriter<Stdout>);
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(printing)
+        self.0.write(bytes).map_err(|error| printing(&error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(printing)
+        self.0.flush().map_err(|error| printing(&error))
     }
 }
 
-fn printing(error: io::Error) -> io::Error {
+fn printing(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{PRINTING}: {error}"))
 }
 

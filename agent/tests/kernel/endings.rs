@@ -76,6 +76,37 @@ pub(super) fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &
 }
 
 #[test]
+fn a_short_snap_length_costs_no_handshake() {
+    const PAYLOAD: u16 = 1000;
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "--snap-length 128");
+    assert!(REQUEST.len() > 128, "longer than what may be copied");
+    let (mut client, mut server) = answered(&pair, at(Pair::V4), ACCEPTED);
+    agent.must_have_active(1);
+    let [high, low] = PAYLOAD.to_be_bytes();
+    let mut frame = vec![0x82, 126, high, low];
+    frame.resize(frame.len() + usize::from(PAYLOAD), 0);
+    server.write_all(&frame).expect("an open connection");
+    must_read(&mut client, frame.len());
+    eventually("the frame is counted", Duration::from_secs(10), || {
+        let metrics = agent.metrics();
+        let seen = [
+            metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]),
+            metrics.sum("websocket_frames_total", &[("opcode", "binary")]),
+            metrics.sum("websocket_frame_payload_bytes_total", &[]),
+            metrics.sum("wstap_limit_exceeded_total", &[("limit", "snap_length")]),
+            metrics.sum("wstap_gaps_total", &[]),
+        ];
+        if seen == [1, 1, PAYLOAD.into(), 1, 0] {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    });
+}
+
+#[test]
 fn without_a_close_frame() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
