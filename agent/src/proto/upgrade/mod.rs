@@ -364,7 +364,8 @@ impl ResponseHead {
         if request.is_none() && agreed.is_empty() {
             Extensions::Unknown
         } else {
-            Extensions::agreed(&agreed)
+            let offered = request.map_or(&[][..], |request| &request.extensions);
+            Extensions::agreed(&agreed, offered)
         }
     }
 

@@ -93,7 +93,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 11] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 13] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -106,6 +106,8 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("endpoints", metrics.endpoints),
         ("flows", kernel.of(Counter::FlowsFull)),
         ("head", observer.head),
+        ("inflated", observer.inflated),
+        ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
         ("pings", observer.pings),
     ]

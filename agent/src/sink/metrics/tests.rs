@@ -409,7 +409,7 @@ fn the_agents_metrics_are_there_from_the_start() {
         let label = format!("=\"{}\"", counter.label());
         assert_eq!(value(&text, name, &[&label]), Some(0.0));
     }
-    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 11);
+    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 13);
     assert_eq!(
         value(
             &text,
