@@ -42,6 +42,7 @@ pub(super) struct Exceeded {
     pub(super) connection_series: u64,
     pub(super) lingering_series: u64,
     pub(super) close_codes: u64,
+    pub(super) subprotocols: u64,
 }
 
 /// Writes the agent's metrics.
@@ -93,7 +94,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 13] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 14] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -110,6 +111,7 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
         ("pings", observer.pings),
+        ("subprotocols", metrics.subprotocols),
     ]
 }
 
