@@ -17,6 +17,7 @@ mod prometheus;
 mod scale;
 mod topology;
 mod trace;
+mod violations;
 mod wire;
 
 use std::net::SocketAddr;
