@@ -9,6 +9,7 @@
 mod support;
 
 mod endings;
+mod handshakes;
 mod interfaces;
 mod lifecycle;
 mod midstream;
