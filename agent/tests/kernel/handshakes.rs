@@ -28,8 +28,11 @@ enum By {
 }
 use By::{Client, Server};
 
+/// Bytes, and who sends them.
+type Part<'a> = (By, &'a [u8]);
+
 /// Sends each of `parts` in a segment of its own.
-fn converse(ends: &mut [TcpStream; 2], parts: &[(By, &[u8])]) {
+fn converse(ends: &mut [TcpStream; 2], parts: &[Part<'_>]) {
     let [client, server] = ends;
     for (by, bytes) in parts {
         let (from, to) = match by {
@@ -58,7 +61,7 @@ fn whatever_precedes_the_upgrade() {
         &format!("\r\nCookie: {}\r\n\r\n", "x".repeat(20_000)),
     );
     let by_seven: Vec<_> = REQUEST.chunks(7).map(|piece| (Client, piece)).collect();
-    let before: [(&str, Vec<(By, &[u8])>); 13] = [
+    let before: [(&str, Vec<Part<'_>>); 13] = [
         ("nothing", vec![(Client, REQUEST)]),
         ("PROXY v1 in the segment", vec![(Client, &v1_at_once)]),
         ("PROXY v1 before it", vec![(Client, V1), (Client, REQUEST)]),

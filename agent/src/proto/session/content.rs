@@ -250,17 +250,14 @@ impl Content {
     }
 
     fn take(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
-        match (self.reading, &mut self.message) {
-            (Reading::Text, Some(message)) => {
-                if !message.check(bytes, &mut self.faults) {
-                    self.reading = Reading::Nothing;
-                }
-            }
-            (Reading::Deflate, Some(message)) => {
-                message.fed = message.fed.saturating_add(bytes.len() as u64);
-                self.inflate(Some(bytes), cx);
-            }
-            _ => {}
+        let Some(message) = &mut self.message else {
+            return;
+        };
+        if self.reading == Reading::Deflate {
+            message.fed = message.fed.saturating_add(bytes.len() as u64);
+            self.inflate(Some(bytes), cx);
+        } else if !message.check(bytes, &mut self.faults) {
+            self.reading = Reading::Nothing;
         }
     }
 
