@@ -253,7 +253,9 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
             // Frames may follow at once, long before the agent can say a word.
             return follow(ctx, passage, state);
         }
-        Beginning::Get => {
+        // Behind a header of the PROXY protocol a request may follow at once; alone it is not known
+        // to be none.
+        Beginning::Get | Beginning::Proxied => {
             if may_ask_for_websocket(ctx, headers) {
                 if state.stage != stage::UPGRADING {
                     state.owner = [0; 2];

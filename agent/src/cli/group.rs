@@ -150,6 +150,35 @@ pub struct LimitArgs {
         value_parser = value::count(1, 1 << 16)
     )]
     pub max_pings: u32,
+    /// Inflated bytes of one compressed message; beyond, it is not inflated further: 1K to 64G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "WSTAP_MAX_INFLATED",
+        default_value = "16M",
+        value_parser = value::size(1 << 10, 64 << 30)
+    )]
+    pub max_inflated: u64,
+    /// Inflated bytes for each byte on the wire that a message of more than 64K may have; beyond, it
+    /// is not inflated further
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_INFLATE_RATIO",
+        default_value_t = 100,
+        value_parser = value::count(1, 1 << 20)
+    )]
+    pub max_inflate_ratio: u32,
+    /// Directions of connections that may have a decompressor, of some 43 KiB each, at the same
+    /// time; others are not inflated
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_INFLATERS",
+        default_value_t = 4096,
+        value_parser = value::count(0, 16 << 20)
+    )]
+    pub max_inflaters: u32,
     /// How long to wait for missing bytes that their receiver has got
     #[arg(
         long,
@@ -277,7 +306,8 @@ pub struct OutputArgs {
         hide_possible_values = true,
     )]
     pub output: Format,
-    /// Show the beginning of each payload, unmasked: up to BYTES, 256 if not given, 16M at most
+    /// Show the beginning of each payload, unmasked and inflated: up to BYTES, 256 if not given, 16M
+    /// at most
     #[arg(
         long,
         value_name = "BYTES",

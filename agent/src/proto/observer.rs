@@ -48,6 +48,14 @@ pub struct Config {
     pub gap_patience: Duration,
     /// Pings in flight that are remembered in each direction.
     pub max_pings: usize,
+    /// Whether compressed messages are inflated.
+    pub inflate: bool,
+    /// Bytes of one message, inflated; a longer one is not inflated further.
+    pub max_inflated: u64,
+    /// Inflated bytes for each on the wire that one message may have, once it is no short one.
+    pub max_inflate_ratio: u64,
+    /// Directions of connections that may have a decompressor at the same time.
+    pub max_inflaters: usize,
     /// Whether the bytes of one direction wait for those of the other that their sender had
     /// acknowledged: for sources that may have lost the order between the directions.
     pub causal_order: bool,
@@ -65,6 +73,10 @@ impl Default for Config {
             max_head: 64 << 10,
             gap_patience: Duration::from_secs(1),
             max_pings: 64,
+            inflate: false,
+            max_inflated: 16 << 20,
+            max_inflate_ratio: 100,
+            max_inflaters: 4096,
             causal_order: false,
         }
     }
@@ -108,6 +120,12 @@ pub struct Exceeded {
     pub head: u64,
     /// [`Config::max_pings`].
     pub pings: u64,
+    /// Messages that were not inflated, or not to their end, because of [`Config::max_inflated`] or
+    /// [`Config::max_inflate_ratio`]: their own, or that of one that they refer to.
+    pub inflated: u64,
+    /// [`Config::max_inflaters`]: messages that found none, and with context takeover none after
+    /// them in their direction.
+    pub inflaters: u64,
 }
 
 /// What a source should do about a flow. A capture file does nothing.
@@ -159,6 +177,10 @@ pub struct Observer {
     stats: Stats,
     /// Bytes that sessions hold.
     held: usize,
+    /// Decompressors that sessions have.
+    inflaters: usize,
+    /// Memory to inflate in.
+    room: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -234,6 +256,8 @@ macro_rules! context {
             events: &mut $observer.events,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
+            inflaters: &mut $observer.inflaters,
+            room: &mut $observer.room,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -260,6 +284,8 @@ impl Observer {
             shared: Shared::default(),
             stats: Stats::default(),
             held: 0,
+            inflaters: 0,
+            room: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),

@@ -190,9 +190,8 @@ impl<W: Write> Text<W> {
 
     fn payload(&mut self, frame: &Frame, preview: &Preview) {
         self.line.push_str("  ");
-        let compressed = frame.rsv & 4 != 0;
         let is_text = frame.opcode == Opcode::Text || looks_like_text(preview);
-        if is_text && !compressed {
+        if is_text && !preview.compressed {
             escape::bytes_quoted(
                 &mut self.line,
                 &preview.bytes,
@@ -458,6 +457,7 @@ mod tests {
             Some(Preview {
                 bytes: bytes.to_vec(),
                 truncated: false,
+                compressed: bytes == b"abc",
             })
         };
         let binary = Frame {
@@ -469,6 +469,11 @@ mod tests {
             payload: preview(b"abc"),
             ..sample::frame(Direction::ServerToClient, Opcode::Text, 3)
         };
+        let inflated = Frame {
+            rsv: 4,
+            payload: preview(b"plain"),
+            ..sample::frame(Direction::ServerToClient, Opcode::Text, 3)
+        };
         // The body of a close frame is shown once.
         let close = Frame {
             close: Some(CloseBody {
@@ -478,7 +483,8 @@ mod tests {
             payload: preview(b"\x03\xe8"),
             ..sample::frame(Direction::ServerToClient, Opcode::Close, 2)
         };
-        let kinds = [binary, compressed, close].map(|frame| EventKind::Frame(Box::new(frame)));
+        let kinds =
+            [binary, compressed, inflated, close].map(|frame| EventKind::Frame(Box::new(frame)));
         let printed = printed(false, kinds);
         let ends: Vec<_> = printed
             .lines()
@@ -486,7 +492,12 @@ mod tests {
             .collect();
         assert_eq!(
             ends,
-            [Some("00ff41"), Some("616263"), Some("1000 Normal Closure")]
+            [
+                Some("00ff41"),
+                Some("616263"),
+                Some("\"plain\""),
+                Some("1000 Normal Closure")
+            ]
         );
     }
 

@@ -66,6 +66,7 @@ pub(super) struct Exceeded {
     pub(super) connection_series: u64,
     pub(super) lingering_series: u64,
     pub(super) close_codes: u64,
+    pub(super) subprotocols: u64,
 }
 
 /// Writes the agent's metrics.
@@ -120,7 +121,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 12] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 15] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -133,9 +134,12 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("endpoints", metrics.endpoints),
         ("flows", kernel.of(Counter::FlowsFull)),
         ("head", observer.head),
+        ("inflated", observer.inflated),
+        ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
         ("pings", observer.pings),
         ("snap_length", status.reader.cut),
+        ("subprotocols", metrics.subprotocols),
     ]
 }
 

@@ -82,8 +82,8 @@ macro_rules! metrics {
 }
 
 metrics! {
-    HANDSHAKES: Counter of Endpoint, "websocket_handshakes_total", ["outcome", "status"],
-        "Attempts to open a WebSocket, and WebSockets found open, by outcome and HTTP status.";
+    HANDSHAKES: Counter of Endpoint, "websocket_handshakes_total", ["outcome", "status", "subprotocol"],
+        "Attempts to open a WebSocket, and WebSockets found open, by outcome, HTTP status and subprotocol.";
     HANDSHAKE_DURATION: Histogram of Endpoint, "websocket_handshake_duration_seconds", [],
         "Time from the first byte of the upgrade request to the last byte of the response's head.";
     CONNECTIONS_ACTIVE: Gauge of Endpoint, "websocket_connections_active", [],

@@ -8,6 +8,7 @@ use super::{
     exposition::Exposition,
     histogram::{Histogram, LATENCIES, LIFETIMES, SIZES},
     names,
+    subprotocol::SubprotocolLabel,
 };
 use crate::proto::{
     event::{Close, Frame, Handshake, Message, Outcome, Progress, Rule, Violation},
@@ -148,7 +149,7 @@ pub struct Totals {
 /// endpoints, connections and label values.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
-    handshakes: BTreeMap<(&'static str, StatusLabel), u64>,
+    handshakes: BTreeMap<(&'static str, StatusLabel, SubprotocolLabel), u64>,
     handshake_duration: Histogram,
     /// WebSockets open now; `None` where there never was one.
     active: Option<u64>,
@@ -186,9 +187,14 @@ impl Tally {
         }
     }
 
-    pub(super) fn handshake(&mut self, outcome: Outcome, handshake: &Handshake) {
+    pub(super) fn handshake(
+        &mut self,
+        outcome: Outcome,
+        handshake: &Handshake,
+        subprotocol: SubprotocolLabel,
+    ) {
         let status = StatusLabel::new(outcome, handshake.status);
-        let count = self.handshakes.entry((outcome.as_str(), status));
+        let count = (self.handshakes).entry((outcome.as_str(), status, subprotocol));
         *count.or_default() += 1;
         if let Some(latency) = handshake.latency {
             self.handshake_duration.observe(latency.as_secs_f64());
@@ -250,7 +256,7 @@ impl Tally {
     /// Adds what another endpoint has counted.
     pub(super) fn absorb(&mut self, other: &Self) {
         for (key, n) in &other.handshakes {
-            *self.handshakes.entry(*key).or_default() += n;
+            *self.handshakes.entry(key.clone()).or_default() += n;
         }
         self.handshake_duration.absorb(&other.handshake_duration);
         if let Some(active) = other.active {
@@ -270,8 +276,8 @@ impl Tally {
 pub(super) fn expose(out: &mut Exposition, endpoints: &[Endpoint]) {
     let mut family = out.family(&names::HANDSHAKES);
     for Endpoint { labels, tally } in endpoints {
-        for ((outcome, status), n) in &tally.handshakes {
-            family.count(labels, &[outcome, status], *n);
+        for ((outcome, status, subprotocol), n) in &tally.handshakes {
+            family.count(labels, &[outcome, status, subprotocol], *n);
         }
     }
     let mut family = out.family(&names::HANDSHAKE_DURATION);

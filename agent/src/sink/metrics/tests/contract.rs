@@ -92,7 +92,7 @@ fn every_metric_is_exposed_with_its_kind_and_labels() {
 
 /// The contract's list: name, kind, labels of its own.
 const CONTRACT: &str = "
-websocket_handshakes_total counter outcome status
+websocket_handshakes_total counter outcome status subprotocol
 websocket_handshake_duration_seconds histogram
 websocket_connections_active gauge
 websocket_connections_closed_total counter kind code initiator
