@@ -1,0 +1,39 @@
+//! Where a judge is known to be wrong, or to say less than there is.
+//!
+//! Each fault is told from the traffic, not from the name of a capture: what it explains in one, it
+//! explains in all.
+
+use super::Difference;
+
+/// A known fault.
+struct Fault {
+    judges: &'static [&'static str],
+    name: &'static str,
+    reason: &'static str,
+    explains: fn(&Difference<'_>) -> bool,
+}
+
+const FAULTS: &[Fault] = &[Fault {
+    judges: &["tshark", "rows", "suricata"],
+    name: "no handshake, no frames",
+    reason: "frames are looked for only behind a handshake that was captured; wstap finds a \
+                 WebSocket by its frames, too",
+    explains: |difference| {
+        let midstream = difference.connection.is_some_and(|c| c.midstream);
+        difference.field == "frames" && midstream && difference.theirs == "0"
+    },
+}];
+
+/// The fault that explains a difference.
+pub fn explains(difference: &Difference<'_>, judge: &str) -> Option<&'static str> {
+    FAULTS
+        .iter()
+        .find(|fault| fault.judges.contains(&judge) && (fault.explains)(difference))
+        .map(|fault| fault.name)
+}
+
+/// Why a fault is one.
+pub fn reason(name: &str) -> &'static str {
+    let fault = FAULTS.iter().find(|fault| fault.name == name);
+    fault.map_or("", |fault| fault.reason)
+}
