@@ -59,7 +59,10 @@ fn read(input: Box<dyn Read>) -> (Option<CaptureCounts>, String) {
         counts.packets,
         segments + others + counts.unsupported_link_type
     );
-    (Some(counts), done.err().map(|e| e.to_string()).unwrap_or_default())
+    (
+        Some(counts),
+        done.err().map(|e| e.to_string()).unwrap_or_default(),
+    )
 }
 
 /// A pipe whose writer is slow.

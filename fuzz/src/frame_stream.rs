@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
     let settings = input.u8();
     let whole = events(settings, input, false);
     let cut = events(settings, input, true);
-    assert_eq!(essence(&whole), essence(&cut));
+    assert_eq!(essence(whole), essence(cut));
 }
 
 fn events(settings: u8, input: Input<'_>, cut: bool) -> Vec<Event> {
@@ -29,7 +29,11 @@ fn events(settings: u8, input: Input<'_>, cut: bool) -> Vec<Event> {
         ..Config::default()
     });
     conversation.send(0, REQUEST, || usize::MAX);
-    let response = if settings & 1 == 0 { RESPONSE } else { DEFLATING };
+    let response = if settings & 1 == 0 {
+        RESPONSE
+    } else {
+        DEFLATING
+    };
     conversation.send(1, response, || usize::MAX);
     play(&mut conversation, input, cut);
     conversation.end()

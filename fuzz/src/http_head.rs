@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
     let settings = input.u8();
     let whole = events(settings, input, false);
     let cut = events(settings, input, true);
-    assert_eq!(essence(&whole), essence(&cut));
+    assert_eq!(essence(whole), essence(cut));
 }
 
 fn events(settings: u8, input: Input<'_>, cut: bool) -> Vec<Event> {

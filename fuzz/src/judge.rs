@@ -1,9 +1,9 @@
 //! What must hold of the events of any traffic.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use wstap::proto::{
-    event::{Event, EventKind, OpcodeCounts},
+    event::{Connection, Event, EventKind, OpcodeCounts},
     flow::{ConnId, Direction, PerDirection},
     observer::{Config, Observer},
     time::Timestamp,
@@ -121,20 +121,15 @@ impl Judge {
 
 /// Events without what depends on how the bytes were cut into segments: of a payload that goes by,
 /// only the sum counts.
-pub fn essence(events: &[Event]) -> Vec<String> {
+pub fn essence(events: Vec<Event>) -> Vec<(Arc<Connection>, EventKind)> {
     events
-        .iter()
-        .filter_map(|event| {
-            let kind = match &event.kind {
-                EventKind::Progress(progress) => {
-                    let mut progress = *progress;
-                    progress.total?;
-                    progress.bytes = 0;
-                    EventKind::Progress(progress)
-                }
-                kind => kind.clone(),
-            };
-            Some(format!("{:?} {kind:?}", event.connection))
+        .into_iter()
+        .filter_map(|mut event| {
+            if let EventKind::Progress(progress) = &mut event.kind {
+                progress.total?;
+                progress.bytes = 0;
+            }
+            Some((event.connection, event.kind))
         })
         .collect()
 }

@@ -38,7 +38,9 @@ const HEADERS: [&[u8]; 8] = [
     &[0x88, 0x80, 1, 2, 3, 4],
     &[0x88, 0x00],
     &[0xc1, 0x7f, 0x00, 0x00, 0x00, 0x00, 0x80, 0x00, 0x00, 0x00],
-    &[0x89, 0xff, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 9, 9, 9, 9],
+    &[
+        0x89, 0xff, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 9, 9, 9, 9,
+    ],
 ];
 
 /// Connections at the same time.
@@ -132,7 +134,11 @@ impl Network {
             }
             4 => {
                 let n = input.u16();
-                let unit = if n & 0x8000 != 0 { 1_000_000_000 } else { 1_000_000 };
+                let unit = if n & 0x8000 != 0 {
+                    1_000_000_000
+                } else {
+                    1_000_000
+                };
                 let time = Duration::from_nanos(u64::from(n & 0x7fff) * unit);
                 self.now = self.now.saturating_add(time);
                 self.judge.observer.handle_timeout(self.now);

@@ -52,10 +52,6 @@ struct Connection {
     frames: [Vec<Frame>; 2],
     /// Its beginning is not in the capture.
     midstream: bool,
-    /// Bytes are missing in it.
-    gaps: bool,
-    /// `Sec-WebSocket-Extensions` as agreed.
-    extensions: String,
 }
 
 /// What is said of one capture.
@@ -75,8 +71,6 @@ struct Difference<'a> {
     theirs: String,
     /// The connection, as wstap has it.
     connection: Option<&'a Connection>,
-    /// The frame, as wstap has it.
-    frame: Option<&'a Frame>,
 }
 
 /// How a comparison came out.
@@ -240,7 +234,6 @@ fn judged(ours: &Dissection, theirs: &Dissection, judge: &str) -> Verdict {
                 ours: ours.to_owned(),
                 theirs: theirs.to_owned(),
                 connection,
-                frame: mine.get(index),
             };
             if mine.len() == judged.len() {
                 verdict.agreements += 1;

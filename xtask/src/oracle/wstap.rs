@@ -15,7 +15,7 @@ const PAYLOAD: &str = "--payload=16M";
 pub fn dissect(wstap: &Path, capture: &Path) -> Result<Dissection> {
     let mut command = Command::new(wstap);
     command.args(["read", "-o", "json", PAYLOAD]);
-    for event in ["handshake", "frame", "message", "gap", "close"] {
+    for event in ["handshake", "frame", "message"] {
         command.arg(format!("--event={event}"));
     }
     events(&process::capture(command.arg(capture))?)
@@ -39,9 +39,7 @@ pub fn events(lines: &str) -> Result<Dissection> {
             {
                 let connection = dissection.entry(ends).or_default();
                 connection.midstream |= event["outcome"] == "midstream";
-                connection.extensions = text("extensions");
             }
-            Some("gap") => dissection.entry(ends).or_default().gaps = true,
             Some("frame") => {
                 let connection = dissection.entry(ends).or_default();
                 if let Some(direction) = direction {
