@@ -26,25 +26,37 @@ const FAULTS: [Fault; 2] = [
     },
     Fault {
         judges: &["tshark"],
-        name: "a message that goes on after its end",
-        reason: "where the last fragment of a message is empty, tshark does not take the message for \
-                 complete, and shows it again before the next one that is fragmented",
+        name: "a message with what precedes it",
+        reason: "tshark does not take a message whose last fragment is empty for complete, and takes \
+                 a continuation of nothing for a beginning; either it shows before the next message \
+                 that is fragmented",
         explains: |difference| {
             let earlier = difference.connection.and_then(|connection| {
                 connection.frames[difference.direction].get(..difference.index)
             });
             difference.field == "message"
                 && difference.theirs.ends_with(&difference.ours)
-                && earlier.unwrap_or_default().iter().any(is_empty_end)
+                && leaves_fragments(earlier.unwrap_or_default())
         },
     },
 ];
 
-/// Whether a fragmented message ends with this frame, and the frame is empty.
-fn is_empty_end(frame: &Frame) -> bool {
-    [("opcode", "continuation"), ("fin", "true"), ("len", "0")]
-        .into_iter()
-        .all(|(field, value)| frame.get(field).is_some_and(|said| said == value))
+/// Whether there is an empty last fragment, or a continuation of nothing.
+fn leaves_fragments(frames: &[Frame]) -> bool {
+    let is = |frame: &Frame, field, value| frame.get(field).is_some_and(|said| said == value);
+    let mut within = false;
+    for frame in frames {
+        let fin = is(frame, "fin", "true");
+        if is(frame, "opcode", "continuation") {
+            if !within || (fin && is(frame, "len", "0")) {
+                return true;
+            }
+        } else if !is(frame, "opcode", "text") && !is(frame, "opcode", "binary") {
+            continue;
+        }
+        within = !fin;
+    }
+    false
 }
 
 /// The fault that explains a difference.

@@ -28,6 +28,8 @@ pub fn dissect(capture: &Path, ours: &Dissection) -> Result<Dissection> {
     let mut command = tshark(capture);
     command.args(["-Y", "websocket", "-T", "pdml"]);
     command.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
+    // It unmasks only so much of each frame, 256 KiB if it is not told.
+    command.args(["-o", "websocket.max_unmasked_len:16777216"]);
     for port in ports {
         command.arg("-d").arg(format!("tcp.port=={port},http"));
     }
@@ -192,7 +194,7 @@ fn dissected(shown: &BTreeMap<String, Shown>) -> Result<Frame> {
         let size = text.value.len() as u64 / 2;
         let what = if field("pmc").is_some_and(|pmc| truth(&pmc.show) == Some(true)) {
             frame.insert("inflated_len", size.to_string());
-            None
+            Some("inflated")
         } else if size == len {
             Some("payload")
         } else {

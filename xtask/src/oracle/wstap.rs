@@ -67,10 +67,9 @@ fn frame(event: &Value) -> Frame {
         }
     }
     if event["opcode"] == "close" {
-        // 1005 is no code on the wire.
-        let code = frame.entry("code").or_insert_with(|| "1005".to_owned());
-        if code == "1005" {
-            "none".clone_into(code);
+        // Without a body the code is 1005, which no dissector invents.
+        if event["len"].as_u64().is_some_and(|len| len < 2) {
+            frame.insert("code", "none".to_owned());
         }
         let reason = event["reason"].as_str().unwrap_or_default();
         frame.insert("reason", reason.to_owned());
@@ -103,12 +102,16 @@ fn conclude(frames: &mut [Frame], event: &Value) {
         .map(|&i| frames[i].get("payload").map(String::as_str))
         .collect();
     let Some(&last) = parts.first() else { return };
-    if let Some(whole) = whole
-        && event["compressed"] != true
-    {
+    if event["compressed"] == true {
+        // Their payload is inflated or is not: either way it is not what the judge has of a frame.
+        for &part in &parts {
+            frames[part].remove("payload");
+        }
+        if let Some(len) = event["inflated_len"].as_u64() {
+            frames[last].insert("inflated_len", len.to_string());
+            frames[last].extend(whole.map(|whole| ("inflated", whole)));
+        }
+    } else if let Some(whole) = whole {
         frames[last].insert("message", whole);
-    }
-    if let Some(len) = event["inflated_len"].as_u64() {
-        frames[last].insert("inflated_len", len.to_string());
     }
 }
