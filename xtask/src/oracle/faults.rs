@@ -13,7 +13,7 @@ struct Fault {
     explains: fn(&Difference<'_>) -> bool,
 }
 
-const FAULTS: [Fault; 2] = [
+const FAULTS: [Fault; 3] = [
     Fault {
         judges: &["tshark", "rows", "suricata"],
         name: "no handshake, no frames",
@@ -37,6 +37,16 @@ const FAULTS: [Fault; 2] = [
             difference.field == "message"
                 && difference.theirs.ends_with(&difference.ours)
                 && leaves_fragments(earlier.unwrap_or_default())
+        },
+    },
+    Fault {
+        judges: &["tshark"],
+        name: "256 KiB of a masked payload",
+        reason: "tshark unmasks no more of a frame than its first 262144 bytes",
+        explains: |difference| {
+            difference.field == "message"
+                && difference.theirs.len() == 2 * 262_144
+                && difference.ours.starts_with(&difference.theirs)
         },
     },
 ];

@@ -28,8 +28,6 @@ pub fn dissect(capture: &Path, ours: &Dissection) -> Result<Dissection> {
     let mut command = tshark(capture);
     command.args(["-Y", "websocket", "-T", "pdml"]);
     command.args(["-o", "tcp.reassemble_out_of_order:TRUE"]);
-    // It unmasks only so much of each frame, 256 KiB if it is not told.
-    command.args(["-o", "websocket.max_unmasked_len:16777216"]);
     for port in ports {
         command.arg("-d").arg(format!("tcp.port=={port},http"));
     }
