@@ -5,7 +5,9 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod http;
+mod oracle;
 mod process;
 mod run;
 mod setup;
@@ -62,6 +64,21 @@ enum Command {
         #[arg(long)]
         no_kernel: bool,
     },
+    /// Hold `wstap read` against other dissectors of the same captures; 1 where a difference is not
+    /// explained
+    Oracle(oracle::Args),
+    /// Give the fuzz targets (all, or some) bytes that nobody thought of
+    Fuzz {
+        /// Only this target (repeatable)
+        #[arg(long, value_name = "NAME")]
+        target: Vec<String>,
+        /// How long each is fuzzed
+        #[arg(long = "for", value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+        duration: Duration,
+        /// Put what covers more into the repository's corpus, reduced
+        #[arg(long)]
+        keep: bool,
+    },
     /// Kernel time a packet, beyond an empty program's
     BenchPacket {
         /// Rounds of each measurement; the table shows the medians
@@ -96,6 +113,12 @@ fn main() -> ExitCode {
         } => demo::command(duration, built),
         Command::Run { built, args, .. } => run::command(&args, built),
         Command::Test { no_kernel } => test::command(no_kernel),
+        Command::Oracle(args) => oracle::command(&args),
+        Command::Fuzz {
+            target,
+            duration,
+            keep,
+        } => fuzz::command(&target, duration, keep),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
         Command::Traffic { role } => traffic::command(role),
     };

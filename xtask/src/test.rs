@@ -8,11 +8,15 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{process, workspace};
+use crate::{fuzz, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
 const EBPF_TARGET: &str = "bpfel-unknown-none";
+
+/// How long each target is fuzzed: enough to see that what has been found before stays fixed, and
+/// that the targets work.
+const FUZZING: Duration = Duration::from_secs(10);
 
 /// Tells the kernel tests to step aside.
 const NO_KERNEL_TESTS: (&str, &str) = ("WSTAP_TEST_KERNEL", "0");
@@ -53,7 +57,8 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
     steps.take("clippy, kernel program", || clippy_ebpf(&compiler))?;
     steps.take("documentation", documentation)?;
     steps.take("build", build)?;
-    steps.take("tests", || tests(tally, no_kernel))
+    steps.take("tests", || tests(tally, no_kernel))?;
+    steps.take("fuzzing", || fuzz::command(&[], FUZZING, false))
 }
 
 fn format() -> Result<()> {

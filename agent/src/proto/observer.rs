@@ -91,6 +91,9 @@ pub struct Stats {
     pub active: u64,
     /// Connections of any kind that take memory now.
     pub tracked: u64,
+    /// Bytes that are held back now, while it is waited for others: what
+    /// [`Config::max_buffered`] bounds.
+    pub held: u64,
     /// [`super::event::EventKind::Gap`]s.
     pub gaps: u64,
     /// Gaps after which frames were recognised again.
@@ -351,6 +354,7 @@ impl Observer {
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats;
         stats.tracked = self.table.len() as u64;
+        stats.held = self.held.saturating_add(self.shared.buffered) as u64;
         stats.conflicts = self.shared.conflicts;
         stats.exceeded.buffered_per_direction += self.shared.exceeded_per_direction;
         stats.exceeded.buffered += self.shared.exceeded_total;

@@ -190,7 +190,8 @@ impl Reader {
     }
 }
 
-fn with_segment(
+/// Hands over a decoded record as the segment that it is, with no copy made.
+pub fn with_segment(
     header: &RecordHeader,
     captured: &[u8],
     clock: &Clock,
