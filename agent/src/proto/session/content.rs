@@ -81,7 +81,7 @@ enum Reading {
     Nothing,
     Text,
     Deflate,
-    /// It was inflated up to where bytes are missing.
+    /// It was inflated up to where bytes are missing, invalid, or too many.
     Cut,
 }
 
@@ -273,7 +273,6 @@ impl Content {
             }
             Reading::Deflate => {
                 self.give_up(Window::Lost, cx);
-                self.reading = Reading::Cut;
             }
         }
     }
@@ -384,9 +383,11 @@ impl Content {
     }
 
     /// What comes of the message under way is not looked at any more, and neither is what may refer
-    /// to it.
+    /// to it. What was inflated so far stays: the frame may have been shown with it already, had its
+    /// bytes come in smaller pieces.
     fn give_up(&mut self, window: Window, cx: &mut Context<'_>) {
         self.skip_message();
+        self.reading = Reading::Cut;
         self.lose_window(window, cx);
     }
 

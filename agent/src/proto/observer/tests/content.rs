@@ -289,6 +289,25 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
 }
 
 #[test]
+fn what_was_inflated_up_to_a_limit_is_shown_however_it_is_cut() {
+    let message = Deflater::new().message(&vec![b'x'; 1 << 20]);
+    for size in [1, message.len() + 10] {
+        let mut s = with_deflate(Config {
+            preview: 4,
+            max_inflated: 100,
+            ..inflating()
+        });
+        let bytes = plain(0xc1, &message);
+        bytes.chunks(size).for_each(|piece| s.server(piece));
+        let lines = s.lines();
+        assert_eq!(
+            lines[0],
+            format!("s2c 1 text {} rsv4 \"xxxx\"...", message.len())
+        );
+    }
+}
+
+#[test]
 fn a_short_message_may_repeat_itself() {
     let mut s = with_deflate(inflating());
     let mut sender = Deflater::new();
