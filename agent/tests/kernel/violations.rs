@@ -242,6 +242,7 @@ fn each_rule_is_broken_once() {
     let agent = Agent::run(&pair.server, "-i s0");
     let mut command = pair.client.command(WSTAP);
     command.args(["trace", "-i", "c0", "-o", "json", "--payload"]);
+    command.arg("--event=handshake,frame,message,violation,close");
     let mut trace = Process::spawn(command);
     eventually("trace is attached", Duration::from_secs(15), || {
         trace.must_live();
@@ -276,6 +277,8 @@ fn each_rule_is_broken_once() {
 
     // By connection: what it was for, and what was found.
     let mut paths = BTreeMap::new();
+    let mut inflated = Vec::new();
+    let mut previews = Vec::new();
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for event in &told {
         let word = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
@@ -288,9 +291,17 @@ fn each_rule_is_broken_once() {
                 let violation = (word("dir"), word("rule"));
                 found.entry(word("conn")).or_default().push(violation);
             }
+            Some("message") if paths[&word("conn")] == "/correct" => {
+                inflated.extend(event["inflated_len"].as_u64());
+            }
+            Some("frame") if paths[&word("conn")] == "/correct" && event["rsv"] == 4 => {
+                previews.push(word("payload"));
+            }
             _ => {}
         }
     }
+    assert_eq!(inflated, [5, 5, 0, 5, 5, 0]);
+    assert_eq!(previews[0], "Hello");
     let mut found: BTreeMap<_, _> = (found.into_iter())
         .map(|(conn, violations)| (paths[&conn].clone(), violations))
         .collect();
