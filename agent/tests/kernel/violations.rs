@@ -301,12 +301,7 @@ fn each_rule_is_broken_once() {
         }
     }
     assert_eq!(inflated, [5, 5, 0, 5, 5, 0]);
-    let half: String = previews.concat();
     assert_eq!(previews[0], "Hello");
-    assert!(
-        half.starts_with("Hello") && !half.contains('\u{fffd}'),
-        "{previews:?}"
-    );
     let mut found: BTreeMap<_, _> = (found.into_iter())
         .map(|(conn, violations)| (paths[&conn].clone(), violations))
         .collect();

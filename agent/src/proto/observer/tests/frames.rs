@@ -404,3 +404,40 @@ fn a_frame_is_told_when_its_header_is_complete() {
     s.client(&bytes[40_000..]);
     assert_eq!(s.lines(), ["message c2s binary 70000 in 1"]);
 }
+
+#[test]
+fn what_is_near_a_rule_breaks_none() {
+    let mut s = with_deflate(Config {
+        inflate: true,
+        ..config()
+    });
+    s.client(&masked(0x82, b"x"));
+    for bytes in [
+        plain(0x82, &[0; 126]),
+        plain(0x82, &[0; 0x1_0000]),
+        plain(0x89, &[0xff; 125]),
+        [
+            plain(0x01, b"\xe2\x82"),
+            plain(0x8a, b""),
+            plain(0x80, b"\xac"),
+        ]
+        .concat(),
+        plain(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0]),
+        plain(0x82, b"\xff"),
+    ] {
+        s.server(&bytes);
+    }
+    let rules = |lines: &[String]| lines.iter().filter(|l| l.starts_with("violation")).count();
+    let lines = s.lines();
+    assert_eq!((lines.len(), rules(&lines)), (15, 0), "{lines:#?}");
+    s.server(&header(0x82, None, u64::MAX >> 1));
+    assert_eq!(s.lines().len(), 1);
+    for code in [1000, 1003, 1007, 1014, 3000, 4999] {
+        assert_eq!(
+            rules(&from_server(&plain(0x88, &close_body(code, "ä")))),
+            0,
+            "{code}"
+        );
+    }
+    assert_eq!(rules(&from_server(&plain(0x88, b""))), 0);
+}
