@@ -324,3 +324,16 @@ fn what_the_events_say() {
         Some("permessage-deflate; client_max_window_bits=10")
     );
 }
+
+#[test]
+fn an_attempt_is_told_of_when_both_ends_then_lose_their_way() {
+    for client in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], b"GET / HTTP/1.1\r\n: \r\n\r\n", b"\x00\x01\x02"] {
+        let mut s = Script::new(config());
+        s.connect();
+        s.client(REQUEST.as_bytes());
+        s.server(b"HTTP/1.x\r\n\r\n");
+        s.client(client);
+        s.shut();
+        assert_eq!(s.lines(), ["handshake unanswered /chat"], "{client:?}");
+    }
+}
