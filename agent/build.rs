@@ -66,7 +66,7 @@ fn run() -> Result<()> {
     }
     println!(
         "cargo:warning=built without the eBPF program ({error:#}): `wstap run`, `trace` and `top` \
-         will not work; run `cargo xtask setup` and build again"
+         will not work; `cargo xtask build --release` sets up what is missing and builds with it"
     );
     let stub = Path::new(&variable("OUT_DIR")?).join(OBJECT);
     fs::write(&stub, []).with_context(|| format!("writing {}", stub.display()))
@@ -125,7 +125,7 @@ fn build(ebpf_dir: &Path) -> Result<()> {
     aya_build::build_ebpf([package], Toolchain::Custom(TOOLCHAIN))
 }
 
-/// Tells the crate which commit it is built from; empty outside a git repository.
+/// Tells the crate which commit it is built from; `unknown` outside a git repository.
 fn emit_revision(workspace: &Path) {
     let git = |args: &[&str]| {
         let output = Command::new("git")
@@ -137,7 +137,9 @@ fn emit_revision(workspace: &Path) {
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_owned())
     };
-    let revision = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_default();
+    let revision = git(&["rev-parse", "--short=12", "HEAD"])
+        .filter(|revision| !revision.is_empty())
+        .unwrap_or_else(|| String::from("unknown"));
     println!("cargo:rustc-env=WSTAP_REVISION={revision}");
     // The reflog of HEAD grows with each commit and each checkout.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {

@@ -150,7 +150,8 @@ pub mod stage {
     pub const REFUSED: u32 = 6;
     /// No WebSocket, or one that nobody wants.
     pub const IGNORED: u32 = 7;
-    /// A WebSocket, which lives in the map of followed flows, or has lived there.
+    /// A WebSocket, which lives in the map of followed flows. If it is not there, the agent has
+    /// removed it: for good where a verdict says so, else until it speaks again.
     pub const FOLLOWED: u32 = 8;
 }
 

@@ -58,6 +58,12 @@ pub const RECORD_SEGMENT: u32 = 1;
 /// to the next one, and what is more than the largest becomes several records.
 pub const SIZE_CLASSES: [usize; 5] = [128, 512, 2048, 8192, 32768];
 
+/// Records of one segment. What is beyond them is not copied.
+pub const MAX_PIECES: usize = 9;
+/// Largest snap length: these records have room for so much of any segment.
+pub const MAX_SNAP_LENGTH: u32 = 256 << 10;
+const _: () = assert!(MAX_PIECES * (SIZE_CLASSES[4] - HEADER_LEN) >= MAX_SNAP_LENGTH as usize);
+
 /// Why bytes from the ring buffer are no record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum DecodeError {

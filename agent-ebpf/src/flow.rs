@@ -25,8 +25,10 @@ use crate::{
 
 /// Segments of a flow older than the agent that are looked at before it is left alone.
 const UNKNOWN_BUDGET: u32 = 64;
-/// Segments that are sampled while an upgrade is decided, or a flow older than the agent.
-const DECISION_BUDGET: u32 = 256;
+/// Segments that are sampled while a flow older than the agent is decided.
+const PROBING_BUDGET: u32 = 256;
+/// Segments that are sampled while an upgrade is decided: heads may come in very small pieces.
+const UPGRADING_BUDGET: u32 = 2048;
 /// Segments that are sampled from the status line of a refusal on: the rest of its head.
 const REFUSAL_BUDGET: u32 = 16;
 /// Segments for which the agent's verdict is awaited.
@@ -83,9 +85,20 @@ impl Decision {
 /// Decides about a segment.
 #[inline(always)]
 pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
-    if let Some(state) = FLOWS.get_ptr_mut(passage.key) {
-        // SAFETY: the element of a deleted entry may be used again for another flow while this
-        // program holds it; what is written to it then moves that flow's account by a segment.
+    // Candidates first: most segments belong to flows that are no WebSockets, and those are spared
+    // the second look-up.
+    let mut known = CANDIDATES
+        .get_ptr_mut(passage.key)
+        // SAFETY: the element of an evicted entry may be used again for another flow while this
+        // program holds it; a candidate that is spoilt so is decided anew.
+        .map(|state| unsafe { &mut *state });
+    if known
+        .as_ref()
+        .is_none_or(|state| state.stage == stage::FOLLOWED)
+        && let Some(state) = FLOWS.get_ptr_mut(passage.key)
+    {
+        // SAFETY: as above; what is written to a deleted element that is used again moves another
+        // flow's account by a segment.
         let state = unsafe { &mut *state };
         // A SYN alone ends nothing (anybody can send one); the answer to another SYN than the one
         // that opened this connection says that it is gone.
@@ -95,13 +108,11 @@ pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
         }
         let _ = FLOWS.remove(passage.key);
     }
-    let Some(state) = CANDIDATES.get_ptr_mut(passage.key) else {
+    let Some(state) = &mut known else {
         return enter(ctx, passage);
     };
-    // SAFETY: as above; a candidate that is spoilt so is decided anew.
-    let state = unsafe { &mut *state };
     if passage.opens() && passage.isn() != state.isn {
-        *state = fresh(passage);
+        **state = fresh(passage);
     }
     candidate(ctx, passage, state)
 }
@@ -217,8 +228,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         stage::UPGRADING | stage::REFUSED | stage::PROBING
     );
     if sampled || state.stage == stage::WAITING {
-        obey(passage, state);
-        if state.stage == stage::FOLLOWED {
+        if obey(passage, state) {
             return follow(ctx, passage, state);
         }
     }
@@ -231,7 +241,8 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         };
     }
     match state.stage {
-        stage::IGNORED | stage::FOLLOWED => return Decision::Leave(Counter::Ignored),
+        stage::IGNORED => return Decision::Leave(Counter::Ignored),
+        stage::FOLLOWED => return resume(ctx, passage, state),
         stage::WAITING | stage::PROBING => return spend(passage, state),
         _ => {}
     }
@@ -242,13 +253,15 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
             // Frames may follow at once, long before the agent can say a word.
             return follow(ctx, passage, state);
         }
-        Beginning::Get => {
+        // Behind a header of the PROXY protocol a request may follow at once; alone it is not known
+        // to be none.
+        Beginning::Get | Beginning::Proxied => {
             if may_ask_for_websocket(ctx, headers) {
                 if state.stage != stage::UPGRADING {
                     state.owner = [0; 2];
                 }
                 state.stage = stage::UPGRADING;
-                state.budget = DECISION_BUDGET;
+                state.budget = UPGRADING_BUDGET;
             } else if !matches!(state.stage, stage::UPGRADING | stage::REFUSED) {
                 state.stage = stage::HTTP;
             }
@@ -272,7 +285,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         }
         Beginning::Frame if state.stage == stage::UNKNOWN => {
             state.stage = stage::PROBING;
-            state.budget = DECISION_BUDGET;
+            state.budget = PROBING_BUDGET;
         }
         _ => match state.stage {
             // The client's first bytes are no HTTP, and there will be none.
@@ -322,42 +335,61 @@ fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
     }
 }
 
-/// Applies the agent's verdict, where there is one.
+/// Applies the agent's verdict, where there is one; whether it is to follow the flow.
 #[inline(always)]
-fn obey(passage: &Passage, state: &mut FlowState) {
+fn obey(passage: &Passage, state: &mut FlowState) -> bool {
     let Some(verdict) = VERDICTS.get_ptr(passage.key) else {
-        return;
+        return false;
     };
     // SAFETY: as in `decide`; a verdict is void unless its epoch is right.
     let verdict = unsafe { *verdict };
     if verdict.epoch != state.epoch {
-        return;
+        return false;
     }
     match verdict.decision {
-        Verdict::FOLLOW => state.stage = stage::FOLLOWED,
+        Verdict::FOLLOW => return true,
         Verdict::IGNORE => state.stage = stage::IGNORED,
-        // Said once: the next attempt is decided anew.
-        Verdict::REJECTED => {
+        // Said once: the next attempt is decided anew. Where that has begun already, this is about
+        // the one before.
+        Verdict::REJECTED if state.stage != stage::UPGRADING => {
             state.stage = stage::HTTP;
             let _ = VERDICTS.remove(passage.key);
         }
         _ => {}
     }
+    false
+}
+
+/// A segment of a flow that was followed and is no more.
+#[inline(always)]
+fn resume(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
+    let _ = obey(passage, state);
+    if state.stage == stage::IGNORED {
+        return Decision::Leave(Counter::Ignored);
+    }
+    // Silent for so long that any hook may be the owner by now.
+    state.owner = [0; 2];
+    follow(ctx, passage, state)
 }
 
 /// Moves a flow to those that are followed, and treats the segment as one of them.
 #[inline(always)]
 fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
-    state.stage = stage::FOLLOWED;
     let account = account(passage, state);
     let now = now();
-    state.last_seen = now;
-    if FLOWS.insert(passage.key, *state, BPF_ANY.into()).is_err() {
+    let followed = FlowState {
+        last_seen: now,
+        stage: stage::FOLLOWED,
+        ..*state
+    };
+    if FLOWS.insert(passage.key, followed, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
         state.stage = stage::IGNORED;
         warn!(ctx, "the map of flows is full: a WebSocket is not followed");
         return Decision::Leave(Counter::Ignored);
     }
+    // Only now: another CPU that finds it followed expects it there.
+    state.stage = stage::FOLLOWED;
     debug!(ctx, "following flow, epoch {}", state.epoch);
     match account {
         Account::Mine => Decision::Copy(Origin {

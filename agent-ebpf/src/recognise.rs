@@ -11,6 +11,8 @@ pub const PEEK: usize = 16;
 pub enum Beginning {
     /// `GET `, or the part of it that fits in a very short segment.
     Get,
+    /// A header of the PROXY protocol, behind which anything may follow in the same segment.
+    Proxied,
     /// Another HTTP request, or one behind a stray line break (RFC 9112, section 2.2).
     Request,
     /// `HTTP/1.x 101`.
@@ -47,6 +49,11 @@ pub fn beginning(bytes: &[u8; PEEK], len: u32) -> Beginning {
         }
         _ => {}
     }
+    let next = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let last = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+    if (word == PROXY && next >> 16 == PROXY_END) || (word, next, last) == PROXY_V2 {
+        return Beginning::Proxied;
+    }
     if word >> 16 == 0x0d0a && bytes[2].is_ascii_uppercase() {
         return Beginning::Request;
     }
@@ -75,6 +82,11 @@ const DELETE: u32 = u32::from_be_bytes(*b"DELE");
 const PATCH: u32 = u32::from_be_bytes(*b"PATC");
 const CONNECT: u32 = u32::from_be_bytes(*b"CONN");
 const TRACE: u32 = u32::from_be_bytes(*b"TRAC");
+
+/// "PROXY ", and the signature of version 2 (HAProxy's `proxy-protocol.txt`).
+const PROXY: u32 = u32::from_be_bytes(*b"PROX");
+const PROXY_END: u32 = u32::from_be_bytes(*b"\0\0Y ");
+const PROXY_V2: (u32, u32, u32) = (0x0d0a_0d0a, 0x000d_0a51, u32::from_be_bytes(*b"UIT\n"));
 
 #[inline(always)]
 fn status(bytes: &[u8; PEEK], len: u32) -> Beginning {
@@ -180,6 +192,22 @@ mod tests {
         assert_eq!(of(b"HTTP/1.1 1"), Beginning::Response);
         assert_eq!(of(b"HTTP/1.1 403 Forbidden"), Beginning::FinalResponse);
         assert_eq!(of(b"HTTP/2.0 101 x"), Beginning::Other);
+    }
+
+    #[test]
+    fn the_proxy_protocol_is_told_by_what_it_begins_with() {
+        assert_eq!(
+            of(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET /"),
+            Beginning::Proxied
+        );
+        assert_eq!(of(b"PROXY UNKNOWN\r\n"), Beginning::Proxied);
+        assert_eq!(
+            of(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"),
+            Beginning::Proxied
+        );
+        assert_eq!(of(b"PROXIMITY 1\r\n"), Beginning::Other);
+        assert_eq!(of(b"\r\n\r\n\0\r\nQUITE"), Beginning::Other);
+        assert_eq!(of(b"\r\n\r\nGET / HTTP"), Beginning::Other);
     }
 
     #[test]

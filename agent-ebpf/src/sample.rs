@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    record::{HEADER_LEN, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
+    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
 };
 
 use crate::{
@@ -20,8 +20,6 @@ use crate::{
 
 /// Payload bytes of the largest record.
 const LARGEST: u32 = (SIZE_CLASSES[4] - HEADER_LEN) as u32;
-/// Largest records of one segment, beside the last: 256 KiB and more.
-const MAX_PIECES: u32 = 8;
 
 /// What a record says beside what the packet says.
 pub struct Origin {
@@ -40,7 +38,7 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Copies the segment, up to the snap length; says what the packet counts as.
+/// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the packet counts as.
 #[inline(always)]
 pub fn sample(ctx: &TcContext, passage: &Passage, origin: &Origin) -> Counter {
     let headers = &passage.headers;
@@ -90,14 +88,19 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
     };
     // SAFETY: as in `sample`.
     let header = unsafe { &*header };
-    let snap = SNAP_LENGTH.load();
+    // What the agent decides by, it gets whole: half a request is no handshake.
+    let snap = if urgent {
+        MAX_SNAP_LENGTH
+    } else {
+        SNAP_LENGTH.load()
+    };
     let wanted = header.len.min(snap);
     let wakeup = wakeup(urgent);
 
     let mut done = 0;
     let mut delivered = false;
     // All but the last piece have one size; whoever is beyond is cut off.
-    for _ in 0..MAX_PIECES {
+    for _ in 1..MAX_PIECES {
         if wanted - done <= LARGEST {
             break;
         }

@@ -4,9 +4,10 @@
 //! they mean together is checked in [`crate::config`].
 
 pub mod group;
+pub mod usage;
 pub mod value;
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder};
 use log::LevelFilter;
@@ -70,8 +71,12 @@ pub enum Command {
     /// Tell whether this machine can run wstap, and what to do if not
     #[command(after_help = "\
 It looks at the kernel, BTF, capabilities and hooks. Each line says yes, no or degraded, and the
-remedy. The exit status is 1 if `wstap run` could not work.")]
-    Check,
+remedy. The exit status is 1 if `wstap run` could not work.
+
+Examples:
+  wstap check
+  wstap check -o json | jq -r 'select(.state != \"yes\").remedy'")]
+    Check(CheckArgs),
     /// Print a completion script for a shell
     #[command(after_help = "\
 Examples:
@@ -227,6 +232,22 @@ pub struct ReadArgs {
     pub verbose: u8,
 }
 
+/// Flags of `wstap check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// text for eyes, json for programs: one object a line, with requirement, state, found and
+    /// remedy
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = Format::Text,
+        hide_possible_values = true,
+    )]
+    pub output: Format,
+}
+
 /// Flags of `wstap completions`.
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
@@ -257,7 +278,7 @@ impl Command {
             Self::Run(args) => usize::from(args.verbose).saturating_add(1),
             Self::Trace(args) => usize::from(args.verbose),
             Self::Read(args) => usize::from(args.verbose),
-            Self::Check | Self::Completions(_) | Self::Man(_) => 0,
+            Self::Check(_) | Self::Completions(_) | Self::Man(_) => 0,
         };
         LEVELS.get(step).copied().unwrap_or(LevelFilter::Trace)
     }
@@ -268,7 +289,9 @@ impl Command {
         match self {
             Self::Run(args) => args.capture.kernel_log,
             Self::Trace(args) => args.capture.kernel_log,
-            Self::Read(_) | Self::Check | Self::Completions(_) | Self::Man(_) => LevelFilter::Off,
+            Self::Read(_) | Self::Check(_) | Self::Completions(_) | Self::Man(_) => {
+                LevelFilter::Off
+            }
         }
     }
 }
@@ -289,13 +312,22 @@ pub fn command() -> clap::Command {
 }
 
 impl Cli {
-    /// Parses `args`, the program's name first.
+    /// Parses `args`, the program's name first. A variable that is empty is as good as none.
     ///
     /// # Errors
     ///
     /// Wrong usage; `--help` and `--version` too, which are for standard output.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = command();
+        let mut command = command().mut_subcommand("run", |run| {
+            run.mut_args(|arg| {
+                let value = arg.get_env().and_then(env::var_os);
+                if value.is_some_and(|value| value.is_empty()) {
+                    arg.env(builder::Resettable::Reset)
+                } else {
+                    arg
+                }
+            })
+        });
         let mut matches = command.try_get_matches_from_mut(args)?;
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }

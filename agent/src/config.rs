@@ -177,8 +177,19 @@ pub struct TraceConfig {
 }
 
 /// What `wstap check` does.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CheckConfig;
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CheckConfig {
+    /// Text or JSON.
+    pub format: Format,
+}
+
+impl From<cli::CheckArgs> for CheckConfig {
+    fn from(args: cli::CheckArgs) -> Self {
+        Self {
+            format: args.output,
+        }
+    }
+}
 
 /// What `wstap read` does.
 #[derive(Clone, Debug)]
@@ -243,6 +254,7 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
             capture: capture(&args.capture, &args.limits)?,
             observer: observer::Config {
                 preview: output.payload.unwrap_or(0),
+                inflate: output.payload.is_some(),
                 ..limits(&args.limits)?
             },
             output,
@@ -264,6 +276,8 @@ impl TryFrom<cli::ReadArgs> for ReadConfig {
             },
             observer: observer::Config {
                 preview: output.payload.unwrap_or(0),
+                // What `run` would have counted it counts without.
+                inflate: !args.metrics,
                 // Packets of the two directions may have been written to the file by different
                 // queues, in an order that they never had.
                 causal_order: true,
@@ -331,6 +345,9 @@ fn limits(args: &cli::LimitArgs) -> Result<observer::Config, ConfigError> {
         max_head: saturating_usize(args.max_head),
         gap_patience: args.gap_patience,
         max_pings: saturating_usize(args.max_pings.into()),
+        max_inflated: args.max_inflated,
+        max_inflate_ratio: args.max_inflate_ratio.into(),
+        max_inflaters: saturating_usize(args.max_inflaters.into()),
         ..observer::Config::default()
     })
 }

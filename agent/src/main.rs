@@ -1,6 +1,7 @@
 //! The command line of wstap: parse, logging, exit status.
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
@@ -14,7 +15,11 @@ use wstap::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let args: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::from_args(args.iter().cloned()) {
+        Ok(cli) => cli,
+        Err(error) => return wrong_usage(&error, &args),
+    };
     env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
         .filter_module("wstap", cli.command.log_level())
@@ -25,14 +30,29 @@ fn main() -> ExitCode {
     match commands::run(cli) {
         Ok(status) => status,
         Err(error) => match error.downcast_ref::<ConfigError>() {
-            Some(error) => cli::command()
-                .error(ErrorKind::ArgumentConflict, error)
-                .exit(),
+            Some(error) => {
+                let error = cli::command().error(ErrorKind::ArgumentConflict, error);
+                wrong_usage(&error, &args)
+            }
             None => {
-                // Where nobody can be told, the exit status still tells.
-                let _ = writeln!(io::stderr(), "wstap: {error:#}");
+                say(&format!("{error:#}"));
                 ExitCode::FAILURE
             }
         },
     }
+}
+
+fn wrong_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    match cli::usage::line(error, args) {
+        Some(line) => {
+            say(&line);
+            ExitCode::from(2)
+        }
+        None => error.exit(),
+    }
+}
+
+fn say(line: &str) {
+    // Where nobody can be told, the exit status still tells.
+    let _ = writeln!(io::stderr(), "wstap: {line}");
 }

@@ -56,7 +56,18 @@ fn stderr(output: &Output) -> &str {
 /// The one line on standard error of a command that failed.
 #[track_caller]
 fn failure(output: &Output) -> &str {
-    assert_eq!(status(output), 1, "{output:?}");
+    error(output, 1)
+}
+
+/// The one line on standard error of a command that was used wrongly.
+#[track_caller]
+fn misuse(output: &Output) -> &str {
+    error(output, 2)
+}
+
+#[track_caller]
+fn error(output: &Output, expected: i32) -> &str {
+    assert_eq!(status(output), expected, "{output:?}");
     let line = stderr(output).strip_suffix('\n').unwrap();
     assert!(!line.contains('\n'), "more than one line: {line}");
     assert!(line.starts_with("wstap: "), "{line}");
@@ -130,13 +141,36 @@ fn wrong_usage_ends_with_2_and_names_what_is_wrong() {
         (&["man", "top"], "COMMAND"),
     ] {
         let output = run(args);
-        assert_eq!(status(&output), 2, "{args:?}: {output:?}");
+        let line = misuse(&output);
         assert_eq!(stdout(&output), "", "{args:?}");
-        assert!(
-            stderr(&output).contains(named),
-            "{args:?}: {}",
-            stderr(&output)
-        );
+        assert!(line.contains(named), "{args:?}: {line}");
+    }
+}
+
+#[test]
+fn wrong_usage_says_what_would_be_right() {
+    for (args, line) in [
+        (
+            &["run", "--kernel-log", "loud"][..],
+            "wstap: invalid value 'loud' for '--kernel-log <LEVEL>' [possible values: off, error, \
+             warn, info, debug, trace]; see `wstap run --help`",
+        ),
+        (
+            &["read", "--sumary", "x"],
+            "wstap: unexpected argument '--sumary' found; tip: a similar argument exists: \
+             '--summary'; see `wstap read --help`",
+        ),
+        (
+            &["run", "--snap-length", "257K"],
+            "wstap: invalid value '257K' for '--snap-length <SIZE>': 263168 bytes: must be from 128 \
+             to 262144 bytes; see `wstap run --help`",
+        ),
+        (
+            &["--nonsense"],
+            "wstap: unexpected argument '--nonsense' found; see `wstap --help`",
+        ),
+    ] {
+        assert_eq!(misuse(&run(args)), line);
     }
 }
 
@@ -235,20 +269,27 @@ fn run_listens_to_the_environment() {
         ("WSTAP_IDLE_TIMEOUT", "1", "--idle-timeout"),
     ] {
         let output = wstap().arg("run").env(name, value).output().unwrap();
-        assert_eq!(status(&output), 2, "{name}: {output:?}");
-        assert!(
-            stderr(&output).contains(flag),
-            "{name}: {}",
-            stderr(&output)
-        );
+        let line = misuse(&output);
+        assert!(line.contains(flag) && line.contains(name), "{name}: {line}");
     }
+    // One that is empty says nothing.
+    let mut command = wstap();
+    command.args(["run", "--listen", "elsewhere"]);
+    for name in ["WSTAP_PORT", "WSTAP_IDLE_TIMEOUT", "WSTAP_ATTACH"] {
+        command.env(name, "");
+    }
+    assert!(misuse(&command.output().unwrap()).contains("elsewhere"));
     // A flag overrides; what is wrong then is the flag's value.
     let mut command = wstap();
     command
         .args(["run", "--listen", "elsewhere"])
         .env("WSTAP_LISTEN", "127.0.0.1:1");
     let output = command.output().unwrap();
-    assert!(stderr(&output).contains("elsewhere"), "{output:?}");
+    let line = misuse(&output);
+    assert!(
+        line.contains("elsewhere") && !line.contains("WSTAP_LISTEN"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -284,7 +325,8 @@ fn what_is_no_capture_is_refused() {
         assert_eq!(stdout(&output), "");
     }
     let output = run(&["read", "/"]);
-    assert!(failure(&output).contains("directory"), "{output:?}");
+    let line = failure(&output);
+    assert!(line.contains("a directory; name a file in it"), "{line}");
 }
 
 #[test]
@@ -336,16 +378,21 @@ fn a_reader_that_has_had_enough_is_no_failure() {
 fn a_full_disk_is_one() {
     let capture = Conversation::whole().write();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = wstap()
-        .args(["read", capture.path()])
-        .stdout(full)
-        .output()
-        .unwrap();
-    let line = failure(&output);
-    assert!(
-        line.contains("standard output") && line.contains("No space"),
-        "{line}"
-    );
+    for args in [
+        &["read", capture.path()][..],
+        &["read", "--metrics", capture.path()],
+        &["check"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let full = full.try_clone().unwrap();
+        let output = wstap().args(args).stdout(full).output().unwrap();
+        let line = failure(&output);
+        assert!(
+            line.contains("standard output") && line.contains("No space"),
+            "{args:?}: {line}"
+        );
+    }
 }
 
 /// Runs the command as a user without any privilege.

@@ -5,6 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use log::LevelFilter;
+use wstap_common::record::MAX_SNAP_LENGTH;
 
 use super::value::{self, Endpoint, Globs, OpcodeName};
 use crate::proto::flow::Direction;
@@ -50,13 +51,13 @@ pub struct CaptureArgs {
         value_parser = value::size(64 << 10, 1 << 30)
     )]
     pub ring_buffer: u64,
-    /// Payload bytes of one segment that are copied at most: 128 to 1M
+    /// Payload bytes of one segment of a WebSocket that are copied at most: 128 to 256K
     #[arg(
         long,
         value_name = "SIZE",
         env = "WSTAP_SNAP_LENGTH",
         default_value = "256K",
-        value_parser = value::size(128, 1 << 20)
+        value_parser = value::size(128, MAX_SNAP_LENGTH.into())
     )]
     pub snap_length: u64,
     /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
@@ -74,7 +75,9 @@ pub struct CaptureArgs {
         long,
         value_name = "LEVEL",
         env = "WSTAP_KERNEL_LOG",
-        default_value = "off"
+        default_value = "off",
+        value_parser = value::log_level(),
+        hide_possible_values = true
     )]
     pub kernel_log: LevelFilter,
 }
@@ -147,6 +150,35 @@ pub struct LimitArgs {
         value_parser = value::count(1, 1 << 16)
     )]
     pub max_pings: u32,
+    /// Inflated bytes of one compressed message; beyond, it is not inflated further: 1K to 64G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "WSTAP_MAX_INFLATED",
+        default_value = "16M",
+        value_parser = value::size(1 << 10, 64 << 30)
+    )]
+    pub max_inflated: u64,
+    /// Inflated bytes for each byte on the wire that a message of more than 64K may have; beyond, it
+    /// is not inflated further
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_INFLATE_RATIO",
+        default_value_t = 100,
+        value_parser = value::count(1, 1 << 20)
+    )]
+    pub max_inflate_ratio: u32,
+    /// Directions of connections that may have a decompressor, of some 43 KiB each, at the same
+    /// time; others are not inflated
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_INFLATERS",
+        default_value_t = 4096,
+        value_parser = value::count(0, 16 << 20)
+    )]
+    pub max_inflaters: u32,
     /// How long to wait for missing bytes that their receiver has got
     #[arg(
         long,
@@ -274,7 +306,8 @@ pub struct OutputArgs {
         hide_possible_values = true,
     )]
     pub output: Format,
-    /// Show the beginning of each payload, unmasked: up to BYTES, 256 if not given, 16M at most
+    /// Show the beginning of each payload, unmasked and inflated: up to BYTES, 256 if not given, 16M
+    /// at most
     #[arg(
         long,
         value_name = "BYTES",

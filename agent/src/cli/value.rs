@@ -9,6 +9,7 @@ use std::{
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use globset::{Glob, GlobBuilder};
+use log::LevelFilter;
 
 use crate::proto::{flow::Direction, frame::Opcode};
 
@@ -312,6 +313,13 @@ pub fn direction() -> impl TypedValueParser<Value = Direction> {
         C2S | "c2s" => Direction::ClientToServer,
         _ => Direction::ServerToClient,
     })
+}
+
+/// A parser of log levels.
+#[must_use]
+pub fn log_level() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .try_map(|name| name.parse::<LevelFilter>())
 }
 
 /// The name of a command.

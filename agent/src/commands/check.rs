@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fmt,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Write},
     path::Path,
     process::ExitCode,
 };
@@ -14,10 +14,11 @@ use nix::sys::{
     resource::{RLIM_INFINITY, Resource, getrlimit},
     utsname::uname,
 };
+use serde::Serialize;
 
 use crate::{
-    cli::{Cli, Command},
-    config::{CheckConfig, RunConfig},
+    cli::{Cli, Command, usage},
+    config::{CheckConfig, Format, RunConfig},
     source::kernel::{
         netlink::Connection,
         program,
@@ -27,7 +28,8 @@ use crate::{
 };
 
 /// How a requirement is met.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum State {
     Yes,
     Degraded,
@@ -48,18 +50,59 @@ impl fmt::Display for State {
 }
 
 /// A requirement, and how this machine meets it.
+#[derive(Debug, Serialize)]
 struct Finding {
-    state: State,
+    #[serde(rename = "requirement")]
     what: &'static str,
-    /// What was found, and the remedy where there is need of one.
-    detail: String,
+    state: State,
+    found: String,
+    /// What to do, where there is need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
 }
 
-fn finding(what: &'static str, state: State, detail: impl Into<String>) -> Finding {
+fn finding(what: &'static str, state: State, found: impl Into<String>) -> Finding {
     Finding {
-        state,
         what,
-        detail: detail.into(),
+        state,
+        found: found.into(),
+        remedy: None,
+    }
+}
+
+impl Finding {
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self {
+            remedy: Some(remedy.into()),
+            ..self
+        }
+    }
+
+    /// As told by an error, which says both on one line: the remedy follows the first semicolon.
+    fn refused(what: &'static str, error: &impl fmt::Display) -> Self {
+        let error = error.to_string();
+        match error.split_once("; ") {
+            Some((found, remedy)) => finding(what, State::No, found).remedy(remedy),
+            None => finding(what, State::No, error),
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, format: Format) -> io::Result<()> {
+        if format == Format::Json {
+            serde_json::to_writer(&mut *out, self)?;
+            return writeln!(out);
+        }
+        let Self {
+            what,
+            state,
+            found,
+            remedy,
+        } = self;
+        write!(out, "{state:<9} {what:<14} {found}")?;
+        match remedy {
+            Some(remedy) => writeln!(out, "; {remedy}"),
+            None => writeln!(out),
+        }
     }
 }
 
@@ -68,16 +111,11 @@ fn finding(what: &'static str, state: State, detail: impl Into<String>) -> Findi
 /// # Errors
 ///
 /// Standard output cannot be written to.
-pub fn execute(_config: CheckConfig) -> anyhow::Result<ExitCode> {
+pub fn execute(config: CheckConfig) -> anyhow::Result<ExitCode> {
     let findings = findings();
     let mut out = io::stdout().lock();
-    for Finding {
-        state,
-        what,
-        detail,
-    } in &findings
-    {
-        writeln!(out, "{state:<9} {what:<14} {detail}")?;
+    for finding in &findings {
+        finding.print(&mut out, config.format)?;
     }
     out.flush()?;
     Ok(if findings.iter().any(|f| f.state == State::No) {
@@ -89,26 +127,28 @@ pub fn execute(_config: CheckConfig) -> anyhow::Result<ExitCode> {
 
 fn findings() -> Vec<Finding> {
     let privileges = Privileges::current().unwrap_or_default();
-    let mut findings = vec![built(), kernel(), btf(), jit()];
+    let mut findings = vec![built(), kernel(), btf()];
     for capability in CAPABILITIES {
         findings.push(if privileges.has(capability) {
             finding(capability.name, State::Yes, capability.purpose)
         } else {
-            let detail = format!("missing, {}; run as root, or grant it", capability.purpose);
-            finding(capability.name, State::No, detail)
+            let detail = format!("missing, {}", capability.purpose);
+            finding(capability.name, State::No, detail).remedy("run as root, or grant it")
         });
     }
     let usable = requirements::bpf_usable();
     findings.push(match &usable {
         Ok(()) => finding("bpf()", State::Yes, "may be called"),
-        Err(refusal) => finding("bpf()", State::No, refusal.to_string()),
+        Err(refusal) => Finding::refused("bpf()", refusal),
     });
-    findings.push(memlock());
+    findings.push(memlock(&privileges));
     if usable.is_ok() {
-        findings.extend([ring_buffer(), classifier(), hooks(), load()]);
+        let (program, compiled) = load();
+        findings.extend([ring_buffer(), classifier(), hooks(), program, jit(compiled)]);
     } else {
         let unknown = |what| finding(what, State::Unknown, "bpf() cannot be asked");
         findings.extend(["ring buffer", "classifier", "hooks", "program"].map(unknown));
+        findings.push(jit(None));
     }
     findings.push(interfaces());
     findings
@@ -118,8 +158,8 @@ fn built() -> Finding {
     if program::is_built() {
         finding("build", State::Yes, "with the eBPF program")
     } else {
-        let detail = "without the eBPF program; run `cargo xtask setup` and build again";
-        finding("build", State::No, detail)
+        finding("build", State::No, "without the eBPF program")
+            .remedy("`cargo xtask build --release` sets up what is missing and builds with it")
     }
 }
 
@@ -130,8 +170,8 @@ fn kernel() -> Finding {
     );
     match KernelVersion::current() {
         Ok(version) if version < OLDEST => {
-            let detail = format!("Linux {release} is older than 5.10; a newer one is needed");
-            finding("kernel", State::No, detail)
+            let detail = format!("Linux {release} is older than 5.10");
+            finding("kernel", State::No, detail).remedy("a newer one is needed")
         }
         Ok(_) => finding("kernel", State::Yes, format!("Linux {release}")),
         Err(_) => finding("kernel", State::Unknown, format!("Linux {release}")),
@@ -143,42 +183,48 @@ fn btf() -> Finding {
     if path.exists() {
         return finding("BTF", State::Yes, path.display().to_string());
     }
-    let detail = "no /sys/kernel/btf/vmlinux: works all the same, the program needs none; later \
-                  features will (CONFIG_DEBUG_INFO_BTF=y)";
+    let detail = "no /sys/kernel/btf/vmlinux: works all the same, the program needs none";
     finding("BTF", State::Degraded, detail)
+        .remedy("none needed; a kernel with CONFIG_DEBUG_INFO_BTF=y has it")
 }
 
-fn jit() -> Finding {
-    let enabled = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
-    match enabled.as_deref().map(str::trim) {
-        Ok("0") => {
-            let detail = "off: each packet costs several times as much; \
-                          `sysctl net.core.bpf_jit_enable=1`";
-            finding("JIT", State::Degraded, detail)
+/// Whether programs are compiled: as `loaded`, the one that was, and else as the kernel's switch
+/// says, which is to be seen in the initial network namespace only.
+fn jit(loaded: Option<bool>) -> Finding {
+    const WHAT: &str = "JIT";
+    const SWITCH: &str = "/proc/sys/net/core/bpf_jit_enable";
+    let enabled = fs::read_to_string(SWITCH);
+    match (loaded, enabled.as_deref().map(str::trim)) {
+        (Some(true), _) | (None, Ok("1" | "2")) => {
+            finding(WHAT, State::Yes, "the kernel compiles programs")
         }
-        Ok(_) => finding("JIT", State::Yes, "on"),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let detail = "the kernel has none for this processor (CONFIG_BPF_JIT): each packet \
-                          costs several times as much";
-            finding("JIT", State::Degraded, detail)
-        }
-        Err(_) => finding("JIT", State::Unknown, "only root may read bpf_jit_enable"),
+        (Some(false), _) | (None, Ok(_)) => finding(
+            WHAT,
+            State::Degraded,
+            "programs are interpreted: each packet costs several times as much",
+        )
+        .remedy("`sysctl net.core.bpf_jit_enable=1`, on a kernel with CONFIG_BPF_JIT=y"),
+        (None, Err(_)) => finding(WHAT, State::Unknown, format!("{SWITCH} cannot be read"))
+            .remedy("ask as root, on the host"),
     }
 }
 
-fn memlock() -> Finding {
+fn memlock(privileges: &Privileges) -> Finding {
     const WHAT: &str = "memlock";
     if requirements::kernel_version() >= CGROUP_ACCOUNTING {
         return finding(WHAT, State::Yes, "maps count against the memory cgroup");
     }
     match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((_, RLIM_INFINITY)) => finding(WHAT, State::Yes, "no limit"),
+        Ok(_) if privileges.may_raise_limits() => finding(
+            WHAT,
+            State::Yes,
+            "wstap raises the limit (CAP_SYS_RESOURCE)",
+        ),
         Ok((_, limit)) => {
-            let detail = format!(
-                "{limit} bytes, and before Linux 5.11 maps count against it: `ulimit -l unlimited`, \
-                 `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE"
-            );
+            let detail = format!("{limit} bytes, and before Linux 5.11 maps count against it");
             finding(WHAT, State::Degraded, detail)
+                .remedy("`ulimit -l unlimited`, `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE")
         }
         Err(error) => finding(WHAT, State::Unknown, error.to_string()),
     }
@@ -188,11 +234,9 @@ fn ring_buffer() -> Finding {
     const WHAT: &str = "ring buffer";
     match requirements::ring_buffer() {
         Ok(true) => finding(WHAT, State::Yes, "the kernel has it"),
-        Ok(false) => finding(
-            WHAT,
-            State::No,
-            "the kernel has none; Linux 5.8 or later does",
-        ),
+        Ok(false) => {
+            finding(WHAT, State::No, "the kernel has none").remedy("Linux 5.8 or later does")
+        }
         Err(error) => finding(WHAT, State::Unknown, error.to_string()),
     }
 }
@@ -201,10 +245,8 @@ fn classifier() -> Finding {
     const WHAT: &str = "classifier";
     match requirements::classifier() {
         Ok(true) => finding(WHAT, State::Yes, "the kernel takes such programs"),
-        Ok(false) => {
-            let detail = "the kernel takes no such programs (CONFIG_NET_CLS_BPF, CONFIG_NET_SCHED)";
-            finding(WHAT, State::No, detail)
-        }
+        Ok(false) => finding(WHAT, State::No, "the kernel takes no such programs")
+            .remedy("a kernel with CONFIG_NET_SCHED and CONFIG_NET_CLS_BPF does"),
         Err(error) => finding(WHAT, State::Unknown, error.to_string()),
     }
 }
@@ -216,18 +258,18 @@ fn hooks() -> Finding {
     };
     match has_clsact() {
         Some(false) => {
-            let detail = format!(
-                "neither TCX ({reason}; Linux 6.6) nor the module sch_ingress: install the package \
-                 with the kernel's further modules"
-            );
-            finding(WHAT, State::No, detail)
+            let detail = format!("neither TCX ({reason}) nor the module sch_ingress");
+            finding(WHAT, State::No, detail).remedy(
+                "install the package with the kernel's further modules; TCX needs Linux 6.6",
+            )
         }
         Some(true) | None => {
             let detail = format!(
-                "clsact filters, for there is no TCX ({reason}; Linux 6.6): what an agent leaves \
-                 that is killed goes inert, and the next start removes it"
+                "clsact filters, for there is no TCX ({reason}): what an agent leaves that is \
+                 killed goes inert, and the next start removes it"
             );
             finding(WHAT, State::Degraded, detail)
+                .remedy("none needed; Linux 6.6 and later have TCX")
         }
     }
 }
@@ -253,22 +295,27 @@ fn has_clsact() -> Option<bool> {
     known.then_some(false)
 }
 
-/// Does what `run` would do, given its variables in the environment, short of attaching.
-fn load() -> Finding {
+/// Does what `run` would do, given its variables in the environment, short of attaching. And whether
+/// the program is compiled, where it has loaded.
+fn load() -> (Finding, Option<bool>) {
     const WHAT: &str = "program";
-    let config = match Cli::from_args(["wstap", "run"].map(OsString::from)) {
+    let args = ["wstap", "run"].map(OsString::from);
+    let config = match Cli::from_args(args.clone()) {
         Ok(Cli {
             command: Command::Run(args),
         }) => RunConfig::try_from(*args).map_err(|error| error.to_string()),
         Ok(_) => Err("the command line is not the one of `run`".to_owned()),
-        Err(error) => Err(error.kind().to_string()),
+        Err(error) => Err(usage::line(&error, &args).unwrap_or_default()),
     };
     match config.map(|config| trial(&config.capture)) {
-        Ok(Ok(())) => finding(WHAT, State::Yes, "loads, and the verifier accepts it"),
-        Ok(Err(error)) => finding(WHAT, State::No, error.to_string()),
+        Ok(Ok(compiled)) => {
+            let found = "loads, and the verifier accepts it";
+            (finding(WHAT, State::Yes, found), compiled)
+        }
+        Ok(Err(error)) => (Finding::refused(WHAT, &error), None),
         Err(error) => {
-            let detail = format!("a WSTAP_ variable in the environment is wrong: {error}");
-            finding(WHAT, State::No, detail)
+            let error = format!("`wstap run` would not start: {error}");
+            (Finding::refused(WHAT, &error), None)
         }
     }
 }
@@ -281,8 +328,8 @@ fn interfaces() -> Finding {
             finding(WHAT, State::Yes, format!("{up} of {} are up", links.len()))
         }
         Err(error) => {
-            let detail = format!("cannot be listed: {error}; allow netlink sockets");
-            finding(WHAT, State::No, detail)
+            let detail = format!("cannot be listed: {error}");
+            finding(WHAT, State::No, detail).remedy("allow netlink sockets")
         }
     }
 }
@@ -313,10 +360,34 @@ mod tests {
             let lines = findings.iter().filter(|finding| finding.what == what);
             assert_eq!(lines.count(), 1, "{what}");
         }
-        assert!(
-            findings
-                .iter()
-                .all(|finding| !finding.detail.contains('\n'))
+        assert!(findings.iter().all(|finding| !finding.found.contains('\n')));
+    }
+
+    #[test]
+    fn a_line_says_what_is_so_and_what_to_do() {
+        let printed = |finding: &Finding, format| {
+            let mut out = Vec::new();
+            finding.print(&mut out, format).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let good = finding("kernel", State::Yes, "Linux 6.18");
+        assert_eq!(
+            printed(&good, Format::Text),
+            "yes       kernel         Linux 6.18\n"
+        );
+        assert_eq!(
+            printed(&good, Format::Json),
+            "{\"requirement\":\"kernel\",\"state\":\"yes\",\"found\":\"Linux 6.18\"}\n"
+        );
+        let bad = Finding::refused("bpf()", &"missing; run as root, or grant it");
+        assert_eq!(
+            printed(&bad, Format::Text),
+            "no        bpf()          missing; run as root, or grant it\n"
+        );
+        assert_eq!(
+            printed(&bad, Format::Json),
+            "{\"requirement\":\"bpf()\",\"state\":\"no\",\"found\":\"missing\",\
+             \"remedy\":\"run as root, or grant it\"}\n"
         );
     }
 }

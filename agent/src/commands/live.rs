@@ -18,13 +18,18 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
+use wstap_common::counter::Counter;
 
 use crate::{
     config::CaptureConfig,
-    proto::observer::{self, Observer},
+    proto::{
+        observer::{self, Observer},
+        time::Timestamp,
+    },
     sink::{
         Sink,
-        metrics::{AgentStatus, KernelCounts},
+        metrics::{AgentStatus, KernelCounts, ReaderCounts},
+        unit::Counted,
     },
     source::kernel::{
         self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus, reader::Woken,
@@ -98,6 +103,7 @@ impl Source {
             counters,
             attach: attacher.status(),
             tell: status,
+            newest: Timestamp::default(),
         };
         let links = Worker::spawn("links", move |stop| attacher.watch(&stop))?;
         let reader = Worker::spawn("reader", move |stop| {
@@ -111,7 +117,6 @@ impl Source {
 
 /// A kernel source that is being read.
 pub struct Session<S> {
-    // Stopped in this order: once nothing is attached, the ring buffer has an end.
     links: Worker<Result<(), KernelError>>,
     reader: Worker<(io::Result<()>, S, AgentStatus)>,
 }
@@ -126,16 +131,20 @@ impl<S> Session<S> {
         }
     }
 
-    /// Detaches, takes what is left in the ring buffer, ends the observation; the sink, and the last
+    /// Takes what is in the ring buffer, ends the observation, detaches; the sink, and the last
     /// status. Everything is detached even if it fails.
+    ///
+    /// In this order, because detaching may take seconds: TCX has the kernel wait some 20 ms for
+    /// each interface, one after the other, and no less where it is left to the process's end.
     ///
     /// # Errors
     ///
     /// What one of the threads failed with.
     pub fn stop(self) -> anyhow::Result<(S, AgentStatus)> {
         let Self { links, reader } = self;
-        let links = links.stop();
+        // Should it resume a panic, then dropping `links` detaches.
         let (read, sink, status) = reader.stop();
+        let links = links.stop();
         // As it is: a closed pipe is recognised by its type.
         read?;
         links?;
@@ -204,6 +213,8 @@ struct Pump<S, F> {
     counters: Counters,
     attach: AttachStatus,
     tell: F,
+    /// Time of the last segment.
+    newest: Timestamp,
 }
 
 impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
@@ -234,9 +245,9 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
             self.observer.handle_timeout(time);
             self.pass_on()?;
             if stopped && !self.sink.is_done() {
-                while self.read()? {}
-                let time = self.reader.now();
-                self.observer.finish(time);
+                // The ring buffer has no end while programs are attached: what was there is taken.
+                while self.read()? && self.newest <= time {}
+                self.observer.finish(self.newest.max(time));
                 self.pass_on()?;
             }
             if stopped || self.sink.is_done() {
@@ -253,10 +264,11 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     /// Takes records, but not for long; whether there may be more.
     fn read(&mut self) -> io::Result<bool> {
         for _ in 0..BATCHES {
-            let observer = &mut self.observer;
-            let records = self
-                .reader
-                .drain(BATCH, |segment| observer.handle_segment(segment));
+            let (observer, newest) = (&mut self.observer, &mut self.newest);
+            let records = self.reader.drain(BATCH, |segment| {
+                *newest = segment.ts;
+                observer.handle_segment(segment);
+            });
             self.pass_on()?;
             if self.sink.is_done() || records < BATCH {
                 return Ok(false);
@@ -287,9 +299,32 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 .inspect_err(|error| log::warn!("{error}"))
                 .ok()
                 .map(KernelCounts),
+            reader: ReaderCounts {
+                undecodable: self.reader.undecodable(),
+                cut: self.reader.cut(),
+            },
             interfaces_attached: self.attach.attached(),
         }
     }
+}
+
+/// What was sampled, and what was lost on the way.
+pub(super) fn sampled(status: &AgentStatus) -> String {
+    let kernel = status.kernel.unwrap_or_default();
+    let mut total = 0u64;
+    let mut reasons = String::new();
+    for (reason, count) in status.lost() {
+        if count > 0 {
+            let separator = if total == 0 { " (" } else { ", " };
+            reasons.push_str(&format!("{separator}{count} {reason}"));
+            total = total.saturating_add(count);
+        }
+    }
+    if total > 0 {
+        reasons.push(')');
+    }
+    let sampled = Counted(kernel.of(Counter::Samples), "record");
+    format!("{sampled} sampled, {total} lost{reasons}")
 }
 
 /// The signals that end a command.

@@ -10,11 +10,16 @@ pub mod trace;
 
 use std::{io, process::ExitCode};
 
+use anyhow::Context as _;
+
 use crate::{
     cli::{Cli, Command},
-    config::{CheckConfig, PathLabel, SeriesConfig},
+    config::{PathLabel, SeriesConfig},
     sink::metrics::{self, MetricsConfig},
 };
+
+/// What fails where a command that prints does.
+const PRINTING: &str = "writing to standard output";
 
 /// Does what the command line says. A reader of standard output that has had enough is no failure:
 /// Rust ignores SIGPIPE, so its going shows as an error of the write.
@@ -27,9 +32,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::execute((*args).try_into()?),
         Command::Trace(args) => trace::execute((*args).try_into()?),
         Command::Read(args) => read::execute((*args).try_into()?),
-        Command::Check => check::execute(CheckConfig),
-        Command::Completions(args) => completions::execute(&args),
-        Command::Man(args) => man::execute(&args),
+        Command::Check(args) => check::execute(args.into()).context(PRINTING),
+        Command::Completions(args) => completions::execute(&args).context(PRINTING),
+        Command::Man(args) => man::execute(&args).context(PRINTING),
     };
     match result {
         Err(error) if is_closed_pipe(&error) => Ok(ExitCode::SUCCESS),

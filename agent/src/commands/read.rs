@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::metrics_config;
+use super::{PRINTING, metrics_config};
 use crate::{
     config::{Input, OutputConfig, ReadConfig, Report, Selection, SeriesConfig},
     proto::{
@@ -49,8 +49,10 @@ pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
         Input::File(path) => CaptureFile::open(path),
     };
     let mut capture = match capture {
-        // It names the file itself.
-        Err(error @ CaptureError::Open { .. }) => return Err(error.into()),
+        // They name the file themselves.
+        Err(error @ (CaptureError::Open { .. } | CaptureError::Directory { .. })) => {
+            return Err(error.into());
+        }
         capture => capture.context(doing.clone())?,
     };
     let mut sink = sink(config.report, config.selection.clone(), out);
@@ -136,7 +138,7 @@ impl Reading<'_> {
         match finished {
             // The reader is gone, and with it whoever would have wanted to know the rest.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
-            Err(error) => Err(error).context("writing to standard output"),
+            Err(error) => Err(error).context(PRINTING),
             Ok(()) => Ok(()),
         }
     }

@@ -6,13 +6,16 @@ use anyhow::{Context as _, anyhow};
 use tokio::{net::TcpListener, sync::oneshot};
 
 use super::{
-    live::{Interrupts, Source},
+    live::{Interrupts, Source, sampled},
     metrics_config,
 };
 use crate::{
     config::{RunConfig, SeriesConfig},
     server::{self, ConnectionsEndpoint, Readiness, ServerState},
-    sink::metrics::Metrics,
+    sink::{
+        metrics::{AgentStatus, Metrics, Totals},
+        unit::{Bytes, Counted},
+    },
     source::kernel::Wake,
 };
 
@@ -101,10 +104,30 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     if served.is_ok() {
         flatten(server.await)?;
     }
-    stopped?;
+    let (metrics, status) = stopped?;
     served?;
-    log::info!("detached from all interfaces");
+    log::info!(
+        "detached from all interfaces: {}",
+        totals(&metrics.totals(), &status)
+    );
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the agent has seen, and what it has not.
+fn totals(seen: &Totals, status: &AgentStatus) -> String {
+    let Totals {
+        handshakes,
+        closed,
+        frames,
+        payload_bytes,
+    } = *seen;
+    format!(
+        "{}, {closed} closed, {}, {} of payload; {}",
+        Counted(handshakes, "handshake"),
+        Counted(frames, "frame"),
+        Bytes(payload_bytes),
+        sampled(status)
+    )
 }
 
 fn flatten(served: Result<std::io::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {

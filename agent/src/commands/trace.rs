@@ -1,17 +1,18 @@
 //! `wstap trace`: the kernel through the observer, to a printing sink.
 
 use std::{
-    io::{self, BufWriter},
+    io::{self, BufWriter, Stdout, Write},
     process::ExitCode,
     time::Duration,
 };
 
-use wstap_common::counter::{Counter, Group};
-
-use super::live::{Interrupts, Source};
+use super::{
+    PRINTING,
+    live::{Interrupts, Source, sampled},
+};
 use crate::{
     config::TraceConfig,
-    sink::{metrics::AgentStatus, printer::Printer},
+    sink::{metrics::AgentStatus, printer::Printer, unit::Counted},
     source::kernel::Wake,
 };
 
@@ -42,7 +43,7 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
         &config.output,
         config.selection,
         Box::new(move |index| Some(names.name(index)?.to_string())),
-        BufWriter::with_capacity(64 << 10, io::stdout()),
+        Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
     let mut session = source.start(&config.observer, printer, |_| ())?;
     tokio::select! {
@@ -55,6 +56,23 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Standard output, whose errors say that they are its own: they come up with those of the reader.
+struct Output(BufWriter<Stdout>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(|error| printing(&error))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush().map_err(|error| printing(&error))
+    }
+}
+
+fn printing(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{PRINTING}: {error}"))
+}
+
 async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
@@ -64,27 +82,15 @@ async fn sleep(duration: Option<Duration>) {
 
 /// The last line: what was shown, and what was not.
 fn summary(shown: u64, status: &AgentStatus) -> String {
-    let kernel = status.kernel.unwrap_or_default();
-    let lost: Vec<_> = Counter::ALL
-        .iter()
-        .filter(|counter| counter.group() == Group::Lost && kernel.of(**counter) > 0)
-        .map(|counter| format!(" ({} {})", kernel.of(*counter), counter.label()))
-        .collect();
-    let total = Counter::ALL
-        .iter()
-        .filter(|counter| counter.group() == Group::Lost)
-        .fold(0u64, |sum, counter| sum.saturating_add(kernel.of(*counter)));
-    format!(
-        "{shown} events shown, {} segments sampled, {total} lost{}",
-        kernel.of(Counter::Samples),
-        lost.concat()
-    )
+    format!("{} shown, {}", Counted(shown, "event"), sampled(status))
 }
 
 #[cfg(test)]
 mod tests {
+    use wstap_common::counter::Counter;
+
     use super::*;
-    use crate::sink::metrics::KernelCounts;
+    use crate::sink::metrics::{KernelCounts, ReaderCounts};
 
     #[test]
     fn the_last_line_says_what_was_lost() {
@@ -96,12 +102,23 @@ mod tests {
         counts.0[Counter::Samples as usize] = 12;
         assert_eq!(
             summary(3, &status(counts)),
-            "3 events shown, 12 segments sampled, 0 lost"
+            "3 events shown, 12 records sampled, 0 lost"
         );
         counts.0[Counter::LostRingFull as usize] = 4;
         assert_eq!(
             summary(3, &status(counts)),
-            "3 events shown, 12 segments sampled, 4 lost (4 ring_full)"
+            "3 events shown, 12 records sampled, 4 lost (4 ring_full)"
+        );
+        let status = AgentStatus {
+            reader: ReaderCounts {
+                undecodable: 2,
+                ..ReaderCounts::default()
+            },
+            ..status(counts)
+        };
+        assert_eq!(
+            summary(1, &status),
+            "1 event shown, 12 records sampled, 6 lost (4 ring_full, 2 undecodable)"
         );
     }
 }

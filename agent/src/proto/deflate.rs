@@ -1,5 +1,8 @@
-//! Extensions of a WebSocket (RFC 6455, section 9) and the one that is in use: permessage-deflate
-//! (RFC 7692). Owns what was offered, what was agreed, and whether the one allows the other.
+//! Extensions of a WebSocket (RFC 6455, section 9) and those that are in use: permessage-deflate
+//! (RFC 7692) and what came before it. Owns what was offered, what was agreed, and whether the one
+//! allows the other.
+
+use super::flow::Direction;
 
 /// An element of `Sec-WebSocket-Extensions`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,14 +27,30 @@ pub struct Parameter {
 const MAX_ELEMENTS: usize = 32;
 
 const DEFLATE: &str = "permessage-deflate";
+/// The draft that browsers spoke before RFC 7692 (draft-tyoshino-hybi-websocket-perframe-deflate),
+/// by its own name and by WebKit's.
+const DEFLATE_FRAME: [&str; 2] = ["deflate-frame", "x-webkit-deflate-frame"];
+const NO_CONTEXT_TAKEOVER: &str = "no_context_takeover";
+const MAX_WINDOW_BITS: &str = "max_window_bits";
 const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
 const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
 const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
 const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
 
-/// Parameters of permessage-deflate that both ends agreed on (RFC 7692, section 7.1).
+/// What is compressed by itself, and RSV1 of which frames says so.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unit {
+    /// permessage-deflate: a message. RSV1 is set on its first frame.
+    Message,
+    /// deflate-frame and x-webkit-deflate-frame: a data frame. RSV1 is set on each.
+    Frame,
+}
+
+/// Parameters of a compression that both ends agreed on (RFC 7692, section 7.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct DeflateParameters {
+    /// What is compressed by itself.
+    pub unit: Unit,
     /// The server resets its compression for each message.
     pub server_no_context_takeover: bool,
     /// The client resets its compression for each message.
@@ -50,7 +69,7 @@ pub enum Extensions {
     Unknown,
     /// The handshake was seen.
     Agreed {
-        /// permessage-deflate, where it is among them.
+        /// The compression, where there is one among them.
         deflate: Option<DeflateParameters>,
         /// Whether there are others, whose use of the reserved bits and opcodes is not known here.
         others: bool,
@@ -58,12 +77,22 @@ pub enum Extensions {
 }
 
 impl Extensions {
-    /// Whether RSV1 on the first frame of a message may say that it is compressed.
+    /// The unit of compression for which RSV1 stands, if for any. Of unknown extensions it is the one
+    /// that is in use today.
     #[must_use]
-    pub fn may_compress(self) -> bool {
+    pub fn unit(self) -> Option<Unit> {
         match self {
-            Self::Unknown => true,
-            Self::Agreed { deflate, .. } => deflate.is_some(),
+            Self::Unknown => Some(Unit::Message),
+            Self::Agreed { deflate, .. } => deflate.map(|deflate| deflate.unit),
+        }
+    }
+
+    /// The compression that was agreed on.
+    #[must_use]
+    pub fn deflate(self) -> Option<DeflateParameters> {
+        match self {
+            Self::Unknown => None,
+            Self::Agreed { deflate, .. } => deflate,
         }
     }
 
@@ -73,16 +102,17 @@ impl Extensions {
         matches!(self, Self::Agreed { others: true, .. })
     }
 
-    /// What an agreed list amounts to.
+    /// What an agreed list amounts to, `offered` being the request's.
     #[must_use]
-    pub fn agreed(list: &[Extension]) -> Self {
+    pub fn agreed(list: &[Extension], offered: &[Extension]) -> Self {
         let mut deflate = None;
         let mut others = false;
         for extension in list {
-            if extension.name.eq_ignore_ascii_case(DEFLATE) {
-                deflate = deflate.or(Some(DeflateParameters::of(extension)));
-            } else {
-                others = true;
+            match DeflateParameters::of(extension, offered) {
+                Some(parameters) if deflate.is_none() => deflate = Some(parameters),
+                // Repeated, it changes nothing.
+                Some(_) if extension.is(DEFLATE) => {}
+                _ => others = true,
             }
         }
         Self::Agreed { deflate, others }
@@ -90,24 +120,56 @@ impl Extensions {
 }
 
 impl DeflateParameters {
-    /// The parameters of a response. A value out of its range is as good as none.
-    fn of(extension: &Extension) -> Self {
-        let bits = |name| {
-            extension
-                .parameter(name)
-                .and_then(window_bits)
-                .unwrap_or(15)
+    /// The parameters of a response, if it is a compression. A value out of its range is as good as
+    /// none.
+    fn of(extension: &Extension, offered: &[Extension]) -> Option<Self> {
+        let bits = |extension: &Extension, name| {
+            let parameter = extension.parameter(name);
+            parameter.and_then(window_bits).unwrap_or(15)
         };
-        Self {
-            server_no_context_takeover: extension.parameter(SERVER_NO_CONTEXT_TAKEOVER).is_some(),
-            client_no_context_takeover: extension.parameter(CLIENT_NO_CONTEXT_TAKEOVER).is_some(),
-            server_max_window_bits: bits(SERVER_MAX_WINDOW_BITS),
-            client_max_window_bits: bits(CLIENT_MAX_WINDOW_BITS),
+        if extension.is(DEFLATE) {
+            return Some(Self {
+                unit: Unit::Message,
+                server_no_context_takeover: extension
+                    .parameter(SERVER_NO_CONTEXT_TAKEOVER)
+                    .is_some(),
+                client_no_context_takeover: extension
+                    .parameter(CLIENT_NO_CONTEXT_TAKEOVER)
+                    .is_some(),
+                server_max_window_bits: bits(extension, SERVER_MAX_WINDOW_BITS),
+                client_max_window_bits: bits(extension, CLIENT_MAX_WINDOW_BITS),
+            });
+        }
+        if !DEFLATE_FRAME.iter().any(|name| extension.is(name)) {
+            return None;
+        }
+        // What either end asks for binds the other.
+        let offer = offered.iter().find(|offer| offer.is(&extension.name));
+        Some(Self {
+            unit: Unit::Frame,
+            server_no_context_takeover: offer
+                .is_some_and(|offer| offer.parameter(NO_CONTEXT_TAKEOVER).is_some()),
+            client_no_context_takeover: extension.parameter(NO_CONTEXT_TAKEOVER).is_some(),
+            server_max_window_bits: offer.map_or(15, |offer| bits(offer, MAX_WINDOW_BITS)),
+            client_max_window_bits: bits(extension, MAX_WINDOW_BITS),
+        })
+    }
+
+    /// Whether what is sent in `direction` refers to what was sent there before.
+    #[must_use]
+    pub fn context_takeover(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::ClientToServer => !self.client_no_context_takeover,
+            Direction::ServerToClient => !self.server_no_context_takeover,
         }
     }
 }
 
 impl Extension {
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+
     fn parameter(&self, name: &str) -> Option<&Parameter> {
         self.parameters
             .iter()
@@ -132,11 +194,11 @@ pub fn unoffered(offered: &[Extension], agreed: &[Extension]) -> Vec<String> {
     for extension in agreed {
         let mut offers = offered
             .iter()
-            .filter(|offer| offer.name.eq_ignore_ascii_case(&extension.name))
+            .filter(|offer| offer.is(&extension.name))
             .peekable();
         if offers.peek().is_none() {
             faults.push(extension.name.clone());
-        } else if extension.name.eq_ignore_ascii_case(DEFLATE) {
+        } else if extension.is(DEFLATE) {
             // Each offer is an alternative: one that allows the response is enough.
             let mut first_fault = None;
             let mut allowed = false;
@@ -288,13 +350,14 @@ mod tests {
 
     #[test]
     fn parameters_of_an_agreement() {
-        let agreed = Extensions::agreed(&list(
-            "permessage-deflate; server_no_context_takeover; client_max_window_bits=9",
-        ));
+        let agreed = |response| Extensions::agreed(&list(response), &[]);
+        let some =
+            agreed("permessage-deflate; server_no_context_takeover; client_max_window_bits=9");
         assert_eq!(
-            agreed,
+            some,
             Extensions::Agreed {
                 deflate: Some(DeflateParameters {
+                    unit: Unit::Message,
                     server_no_context_takeover: true,
                     client_no_context_takeover: false,
                     server_max_window_bits: 15,
@@ -303,11 +366,65 @@ mod tests {
                 others: false,
             }
         );
-        assert!(agreed.may_compress() && !agreed.have_others());
-        let older = Extensions::agreed(&list("x-webkit-deflate-frame"));
-        assert!(!older.may_compress() && older.have_others());
-        assert!(!Extensions::agreed(&[]).may_compress());
-        assert!(Extensions::Unknown.may_compress());
+        assert_eq!(
+            (some.unit(), some.have_others()),
+            (Some(Unit::Message), false)
+        );
+        assert_eq!(agreed("").unit(), None);
+        assert_eq!(
+            agreed("mux, permessage-deflate").deflate().map(|d| d.unit),
+            Some(Unit::Message)
+        );
+        assert!(agreed("mux, permessage-deflate").have_others());
+        assert_eq!(Extensions::Unknown.unit(), Some(Unit::Message));
+        assert_eq!(Extensions::Unknown.deflate(), None);
+    }
+
+    #[test]
+    fn window_sizes_are_8_to_15() {
+        for (value, bits) in [
+            ("8", 8),
+            ("9", 9),
+            ("10", 10),
+            ("15", 15),
+            ("\"12\"", 12),
+            ("7", 15),
+            ("16", 15),
+            ("08", 15),
+            ("x", 15),
+        ] {
+            let response = format!("permessage-deflate; server_max_window_bits={value}");
+            let deflate = Extensions::agreed(&list(&response), &[]).deflate().unwrap();
+            assert_eq!(deflate.server_max_window_bits, bits, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_older_compression_is_told_apart() {
+        for name in DEFLATE_FRAME {
+            let offer = list(&format!("{name}; no_context_takeover"));
+            let response = list(&format!("{name}; max_window_bits=9"));
+            let agreed = Extensions::agreed(&response, &offer);
+            assert!(!agreed.have_others());
+            let deflate = agreed.deflate().unwrap();
+            assert_eq!(
+                deflate,
+                DeflateParameters {
+                    unit: Unit::Frame,
+                    server_no_context_takeover: true,
+                    client_no_context_takeover: false,
+                    server_max_window_bits: 15,
+                    client_max_window_bits: 9,
+                }
+            );
+            assert!(deflate.context_takeover(Direction::ClientToServer));
+            assert!(!deflate.context_takeover(Direction::ServerToClient));
+        }
+        let both = Extensions::agreed(&list("permessage-deflate, deflate-frame"), &[]);
+        assert_eq!(
+            (both.unit(), both.have_others()),
+            (Some(Unit::Message), true)
+        );
     }
 
     #[test]

@@ -144,10 +144,13 @@ pub struct Frame {
 /// The beginning of a payload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Preview {
-    /// Unmasked bytes.
+    /// Unmasked bytes, inflated where the frame is compressed and could be.
     pub bytes: Vec<u8>,
     /// Whether there was more.
     pub truncated: bool,
+    /// Whether they are still compressed. What was inflated is shown so: the bytes are what this
+    /// frame adds to its message.
+    pub compressed: bool,
 }
 
 /// The body of a close frame.

@@ -184,7 +184,16 @@ impl Header {
 pub fn unmask(bytes: &mut [u8], mask: [u8; 4], offset: u64) {
     let mut key = mask;
     key.rotate_left((offset % 4) as usize);
-    for (byte, key) in bytes.iter_mut().zip(key.iter().cycle()) {
+    let wide = u64::from_ne_bytes([
+        key[0], key[1], key[2], key[3], key[0], key[1], key[2], key[3],
+    ]);
+    let mut words = bytes.chunks_exact_mut(8);
+    for word in &mut words {
+        if let Ok(plain) = <[u8; 8]>::try_from(&*word) {
+            word.copy_from_slice(&(u64::from_ne_bytes(plain) ^ wide).to_ne_bytes());
+        }
+    }
+    for (byte, key) in words.into_remainder().iter_mut().zip(key.iter().cycle()) {
         *byte ^= key;
     }
 }

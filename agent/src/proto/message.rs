@@ -57,6 +57,12 @@ impl Messages {
         !header.opcode.is_control() && header.opcode != Opcode::Continuation
     }
 
+    /// Whether a message is under way whose beginning was seen.
+    #[must_use]
+    pub fn is_within(&self) -> bool {
+        matches!(self.state, State::Within(_))
+    }
+
     /// Takes in a frame's header. Yields the rule that it breaks by coming now.
     ///
     /// `compressed` says whether RSV1 of this frame would mean compression.

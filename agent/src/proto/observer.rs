@@ -48,6 +48,14 @@ pub struct Config {
     pub gap_patience: Duration,
     /// Pings in flight that are remembered in each direction.
     pub max_pings: usize,
+    /// Whether compressed messages are inflated.
+    pub inflate: bool,
+    /// Bytes of one message, inflated; a longer one is not inflated further.
+    pub max_inflated: u64,
+    /// Inflated bytes for each on the wire that one message may have, once it is no short one.
+    pub max_inflate_ratio: u64,
+    /// Directions of connections that may have a decompressor at the same time.
+    pub max_inflaters: usize,
     /// Whether the bytes of one direction wait for those of the other that their sender had
     /// acknowledged: for sources that may have lost the order between the directions.
     pub causal_order: bool,
@@ -65,6 +73,10 @@ impl Default for Config {
             max_head: 64 << 10,
             gap_patience: Duration::from_secs(1),
             max_pings: 64,
+            inflate: false,
+            max_inflated: 16 << 20,
+            max_inflate_ratio: 100,
+            max_inflaters: 4096,
             causal_order: false,
         }
     }
@@ -111,6 +123,12 @@ pub struct Exceeded {
     pub head: u64,
     /// [`Config::max_pings`].
     pub pings: u64,
+    /// Messages that were not inflated, or not to their end, because of [`Config::max_inflated`] or
+    /// [`Config::max_inflate_ratio`]: their own, or that of one that they refer to.
+    pub inflated: u64,
+    /// [`Config::max_inflaters`]: messages that found none, and with context takeover none after
+    /// them in their direction.
+    pub inflaters: u64,
 }
 
 /// What a source should do about a flow. A capture file does nothing.
@@ -133,13 +151,18 @@ pub enum Decision {
     Ignore,
     /// The upgrade was refused: copy nothing until the next is asked for.
     Rejected,
-    /// The WebSocket is over, or was given up: forget it.
+    /// The WebSocket is over, or was given up: copy nothing more of it.
     Ended,
+    /// The WebSocket was silent for too long: forget it. Should it speak again, it is news.
+    Idle,
 }
 
 /// How long segments of a connection that is over are taken for late ones: TIME-WAIT as most systems
 /// have it (RFC 9293, section 3.4.2, asks for more).
 const LATE: Duration = Duration::from_secs(60);
+
+/// Between two times that the source is told to leave a connection alone, where it does not.
+const INSIST: Duration = Duration::from_secs(1);
 
 /// Follows TCP connections and says what the WebSockets among them do.
 #[derive(Debug)]
@@ -157,6 +180,10 @@ pub struct Observer {
     stats: Stats,
     /// Bytes that sessions hold.
     held: usize,
+    /// Decompressors that sessions have.
+    inflaters: usize,
+    /// Memory to inflate in.
+    room: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -174,6 +201,8 @@ struct Entry {
     /// Sequence numbers of the SYNs, by side.
     syn: [Option<SeqNumber>; 2],
     timer: Option<Timestamp>,
+    /// When the source was told last that nothing more is wanted.
+    told: Timestamp,
     state: State,
 }
 
@@ -230,6 +259,8 @@ macro_rules! context {
             events: &mut $observer.events,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
+            inflaters: &mut $observer.inflaters,
+            room: &mut $observer.room,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -256,6 +287,8 @@ impl Observer {
             shared: Shared::default(),
             stats: Stats::default(),
             held: 0,
+            inflaters: 0,
+            room: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),
@@ -343,6 +376,7 @@ impl Observer {
             born: self.born,
             syn: [None; 2],
             timer: None,
+            told: Timestamp::default(),
             state: State::Live(Live::new(&key, segment.interface)),
         };
         self.table.insert(key, List::Candidates, entry, segment.ts)
@@ -356,6 +390,9 @@ impl Observer {
         let other_epoch = known != 0 && segment.epoch != 0 && known != segment.epoch;
         let live = matches!(entry.state, State::Live(_));
         if !other_epoch && (live || !entry.is_followed_by(side, segment)) {
+            if !live && segment.len > 0 && segment.ts >= entry.told.saturating_add(INSIST) {
+                self.insist(slot, segment);
+            }
             return live.then_some(slot);
         }
         if live {
@@ -365,6 +402,20 @@ impl Observer {
         let key = self.table.key(slot);
         self.table.remove(slot);
         Some(self.admit(key, segment))
+    }
+
+    /// Tells the source once more to leave a connection alone: it may have forgotten.
+    fn insist(&mut self, slot: SlotId, segment: &Segment<'_>) {
+        let flow = self.table.key(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        entry.told = segment.ts;
+        self.verdicts.push_back(Verdict {
+            flow,
+            epoch: segment.epoch,
+            decision: Decision::Ignore,
+        });
     }
 
     /// Hands a segment to its connection.
@@ -484,6 +535,7 @@ impl Observer {
         }
         entry.state = state;
         entry.timer = None;
+        entry.told = self.now;
         let epoch = entry.epoch;
         self.verdicts.extend(decision.map(|decision| Verdict {
             flow: key,

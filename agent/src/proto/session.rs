@@ -6,8 +6,10 @@
 
 mod account;
 mod chain;
+mod content;
 mod http;
 mod incoming;
+mod payload;
 mod ping;
 mod probe;
 mod search;
@@ -46,6 +48,10 @@ pub struct Context<'a> {
     pub last_id: &'a mut u64,
     /// Bytes that all sessions hold.
     pub held: &'a mut usize,
+    /// Decompressors that all sessions have.
+    pub inflaters: &'a mut usize,
+    /// Memory to inflate in; what is in it means nothing.
+    pub room: &'a mut Vec<u8>,
     /// Bytes that others hold and that count for the same limit.
     pub held_elsewhere: usize,
     /// The beginning of the connection was seen: what comes first is a beginning.
@@ -220,7 +226,10 @@ impl Session {
                     server_to_client: of(Direction::ServerToClient),
                 };
                 websocket.close(ending, ts, tcp, cx);
-                self.account.decision = Some(Decision::Ended);
+                self.account.decision = Some(match ending {
+                    Ending::Idle => Decision::Idle,
+                    _ => Decision::Ended,
+                });
                 None
             }
             Phase::Http(http) => Some(http),
@@ -242,7 +251,8 @@ impl Session {
 
     /// Ends it without a word: another account of the same connection is followed.
     pub fn discard(&mut self, cx: &mut Context<'_>) {
-        if self.is_open() {
+        if let Phase::WebSocket(websocket) = &mut self.phase {
+            websocket.release(cx);
             cx.stats.active = cx.stats.active.saturating_sub(1);
         }
         self.phase = Phase::Closed;
@@ -358,7 +368,7 @@ impl Session {
         let mut websocket = WebSocket::new(connection, client, response.extensions(request))
             .with_violations(violations);
         if attempt.is_none() || client_lost {
-            websocket.begin_anywhere(Direction::ClientToServer, None);
+            websocket.begin_anywhere(Direction::ClientToServer, None, cx);
         }
         self.phase = Phase::WebSocket(Box::new(websocket));
         self.replay(Some(client), held, cx);
@@ -419,7 +429,7 @@ impl Session {
         let mut place = |direction: Direction, chain: Option<Chain>| match chain {
             Some(chain) if is_credible(&chain) => Some(chain),
             chain => {
-                websocket.begin_anywhere(direction, chain);
+                websocket.begin_anywhere(direction, chain, cx);
                 None
             }
         };

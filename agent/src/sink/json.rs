@@ -323,7 +323,11 @@ impl Object<'_> {
 }
 
 /// The preview as text, where it is UTF-8. A character that the preview's own end cuts is left out.
+/// What is compressed is no text, whatever it looks like.
 fn utf8(preview: &Preview) -> Option<&str> {
+    if preview.compressed {
+        return None;
+    }
     match std::str::from_utf8(&preview.bytes) {
         Ok(text) => Some(text),
         Err(error) if preview.truncated && error.error_len().is_none() => {

@@ -73,6 +73,7 @@ pub fn text_frame(payload: &[u8], truncated: bool) -> EventKind {
         payload: Some(Preview {
             bytes: payload.to_vec(),
             truncated,
+            compressed: false,
         }),
         ..frame(
             Direction::ClientToServer,
@@ -104,6 +105,17 @@ pub fn message(opcode: Opcode, len: u64) -> EventKind {
         frames: 2,
         compressed: true,
         inflated_len: None,
+    })
+}
+
+pub fn inflated(opcode: Opcode, len: u64, inflated_len: u64) -> EventKind {
+    EventKind::Message(Message {
+        direction: Direction::ClientToServer,
+        opcode,
+        len,
+        frames: 1,
+        compressed: true,
+        inflated_len: Some(inflated_len),
     })
 }
 

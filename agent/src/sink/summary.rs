@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::Selection,
     proto::{
-        event::{Close, CloseKind, Connection, Event, EventKind},
+        event::{Close, CloseKind, Connection, Event, EventKind, Message},
         flow::{ConnId, Direction, PerDirection},
         observer::Stats,
         time::Timestamp,
@@ -30,7 +30,7 @@ pub const ALIGNED_ROWS: usize = 1000;
 /// Characters of a host and path, and of a reason, that are shown.
 const MAX_VALUE: usize = 60;
 
-const COLUMNS: usize = 10;
+const COLUMNS: usize = 11;
 
 /// The last column is as wide as it gets.
 const HEADS: [&str; COLUMNS] = [
@@ -43,11 +43,12 @@ const HEADS: [&str; COLUMNS] = [
     "BYTES ->",
     "<- BYTES",
     "MESSAGES",
+    "RATIO",
     "LASTED, ENDED",
 ];
 
 /// Columns with numbers, which are aligned at the right.
-const NUMBERS: std::ops::Range<usize> = 4..9;
+const NUMBERS: std::ops::Range<usize> = 4..10;
 
 type Row = [String; COLUMNS];
 
@@ -59,7 +60,7 @@ pub struct Summary<W> {
     /// Once the first rows are out.
     widths: Option<[usize; COLUMNS]>,
     /// Messages of the connections that are open.
-    messages: HashMap<ConnId, PerDirection<u64>>,
+    messages: HashMap<ConnId, PerDirection<Messages>>,
     totals: Totals,
 }
 
@@ -69,9 +70,40 @@ struct Totals {
     endings: BTreeMap<&'static str, u64>,
     frames: PerDirection<u64>,
     bytes: PerDirection<u64>,
-    messages: PerDirection<u64>,
+    messages: PerDirection<Messages>,
     violations: u64,
     gaps: u64,
+}
+
+/// Messages, and of those that were inflated how long they are.
+#[derive(Clone, Copy, Default)]
+struct Messages {
+    count: u64,
+    on_wire: u64,
+    inflated: u64,
+}
+
+impl Messages {
+    fn add(&mut self, message: &Message) {
+        add(&mut self.count, 1);
+        if let Some(inflated) = message.inflated_len {
+            add(&mut self.on_wire, message.len);
+            add(&mut self.inflated, inflated);
+        }
+    }
+
+    fn and(mut self, other: Self) -> Self {
+        add(&mut self.count, other.count);
+        add(&mut self.on_wire, other.on_wire);
+        add(&mut self.inflated, other.inflated);
+        self
+    }
+
+    /// Inflated bytes for each on the wire.
+    fn ratio(&self) -> Option<String> {
+        let ratio = self.inflated as f64 / self.on_wire as f64;
+        (self.on_wire > 0).then(|| format!("{ratio:.1}"))
+    }
 }
 
 impl<W: Write> Summary<W> {
@@ -152,9 +184,11 @@ impl<W: Write> Summary<W> {
         row[7] = bytes(Direction::ServerToClient);
         row[8] = format!(
             "{} + {}",
-            messages.client_to_server, messages.server_to_client
+            messages.client_to_server.count, messages.server_to_client.count
         );
-        row[9] = ending(close);
+        let both = messages.client_to_server.and(messages.server_to_client);
+        row[9] = both.ratio().unwrap_or_else(|| String::from("-"));
+        row[10] = ending(close);
         self.row(row)
     }
 }
@@ -180,8 +214,8 @@ impl<W: Write> Sink for Summary<W> {
             }
             EventKind::Message(message) => {
                 let counts = self.messages.entry(event.connection.id).or_default();
-                add(&mut counts[message.direction], 1);
-                add(&mut self.totals.messages[message.direction], 1);
+                counts[message.direction].add(message);
+                self.totals.messages[message.direction].add(message);
             }
             EventKind::Close(close) => return self.ended(&event.connection, close),
             EventKind::Violation(_) => add(&mut self.totals.violations, 1),
@@ -215,13 +249,19 @@ impl<W: Write> Sink for Summary<W> {
             list(&totals.endings)
         )?;
         for (arrow, direction) in ["->", "<-"].into_iter().zip(Direction::BOTH) {
-            writeln!(
+            let messages = &totals.messages[direction];
+            write!(
                 self.out,
                 "{arrow} {}, {}, {} of payload",
                 Counted(totals.frames[direction], "frame"),
-                Counted(totals.messages[direction], "message"),
+                Counted(messages.count, "message"),
                 Bytes(totals.bytes[direction])
             )?;
+            if let Some(ratio) = messages.ratio() {
+                let (from, to) = (Bytes(messages.on_wire), Bytes(messages.inflated));
+                write!(self.out, "; {from} of it inflated to {to}, {ratio} times")?;
+            }
+            writeln!(self.out)?;
         }
         writeln!(
             self.out,
@@ -332,6 +372,7 @@ mod tests {
         let printed = printed(&[
             sample::event(sample::handshake()),
             sample::event(sample::message(Opcode::Text, 5)),
+            sample::event(sample::inflated(Opcode::Text, 1024, 4096)),
             sample::event(sample::violation(Rule::ReservedBits, 2)),
             sample::event(sample::close(1001, "bye")),
             rejected(),
@@ -339,20 +380,20 @@ mod tests {
         let expected = [
             concat!(
                 "CLIENT           SERVER              HOST AND PATH                      HANDSHAKE   ",
-                "  FRAMES ->  <- FRAMES  BYTES ->  <- BYTES  MESSAGES  LASTED, ENDED"
+                "  FRAMES ->  <- FRAMES  BYTES ->  <- BYTES  MESSAGES  RATIO  LASTED, ENDED"
             ),
             concat!(
                 "192.0.2.1:40312  [2001:db8::1]:8080  chat.example:8080/rooms/1?token=x  accepted    ",
-                "          4          1   2.9 KiB       0 B     1 + 0  ",
+                "          4          1   2.9 KiB       0 B     2 + 0    4.0  ",
                 "12.3 s, clean by server, 1001 Going Away \"bye\""
             ),
             concat!(
                 "192.0.2.1:40312  192.0.2.9:80        chat.example:8080/\\u{1b}[31m       rejected 403",
-                "          -          -         -         -         -  -"
+                "          -          -         -         -         -      -  -"
             ),
             "",
             "2 handshakes: 1 accepted, 1 rejected; ended 1 clean",
-            "-> 4 frames, 1 message, 2.9 KiB of payload",
+            "-> 4 frames, 2 messages, 2.9 KiB of payload; 1 KiB of it inflated to 4 KiB, 4.0 times",
             "<- 1 frame, 0 messages, 0 B of payload",
             "1 violation, 0 gaps",
         ];

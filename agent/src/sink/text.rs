@@ -131,7 +131,10 @@ impl<W: Write> Text<W> {
             self.line.push(' ');
             escape::text(&mut self.line, part, MAX_VALUE);
         }
-        self.value("host", connection.host.as_deref());
+        // One that is the server's address says nothing new.
+        let server = connection.server.to_string();
+        let host = connection.host.as_deref().filter(|host| *host != server);
+        self.value("host", host);
         self.value("subprotocol", connection.subprotocol.as_deref());
         self.value("extensions", handshake.extensions.as_deref());
         self.value("origin", handshake.origin.as_deref());
@@ -187,9 +190,8 @@ impl<W: Write> Text<W> {
 
     fn payload(&mut self, frame: &Frame, preview: &Preview) {
         self.line.push_str("  ");
-        let compressed = frame.rsv & 4 != 0;
         let is_text = frame.opcode == Opcode::Text || looks_like_text(preview);
-        if is_text && !compressed {
+        if is_text && !preview.compressed {
             escape::bytes_quoted(
                 &mut self.line,
                 &preview.bytes,
@@ -455,6 +457,7 @@ mod tests {
             Some(Preview {
                 bytes: bytes.to_vec(),
                 truncated: false,
+                compressed: bytes == b"abc",
             })
         };
         let binary = Frame {
@@ -466,6 +469,11 @@ mod tests {
             payload: preview(b"abc"),
             ..sample::frame(Direction::ServerToClient, Opcode::Text, 3)
         };
+        let inflated = Frame {
+            rsv: 4,
+            payload: preview(b"plain"),
+            ..sample::frame(Direction::ServerToClient, Opcode::Text, 3)
+        };
         // The body of a close frame is shown once.
         let close = Frame {
             close: Some(CloseBody {
@@ -475,7 +483,8 @@ mod tests {
             payload: preview(b"\x03\xe8"),
             ..sample::frame(Direction::ServerToClient, Opcode::Close, 2)
         };
-        let kinds = [binary, compressed, close].map(|frame| EventKind::Frame(Box::new(frame)));
+        let kinds =
+            [binary, compressed, inflated, close].map(|frame| EventKind::Frame(Box::new(frame)));
         let printed = printed(false, kinds);
         let ends: Vec<_> = printed
             .lines()
@@ -483,7 +492,12 @@ mod tests {
             .collect();
         assert_eq!(
             ends,
-            [Some("00ff41"), Some("616263"), Some("1000 Normal Closure")]
+            [
+                Some("00ff41"),
+                Some("616263"),
+                Some("\"plain\""),
+                Some("1000 Normal Closure")
+            ]
         );
     }
 

@@ -17,15 +17,15 @@ use super::{
     },
 };
 
-const REQUEST: &str = "GET /ending HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
+pub(super) const REQUEST: &str = "GET /ending HTTP/1.1\r\nHost: example.com\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     Sec-WebSocket-Version: 13\r\n\r\n";
-const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+pub(super) const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const TEXT: &[u8] = &[0x81, 2, b'o', b'k'];
 
 /// A connection's two ends after the request was answered with `answer`.
-fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream) {
+pub(super) fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream) {
     let listener = pair.server.listen(to);
     let mut client = pair.client.connect(to).expect("a listening server");
     let (mut server, _) = listener.accept().expect("a client");
@@ -40,14 +40,14 @@ fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream)
     (client, server)
 }
 
-fn must_read(stream: &mut TcpStream, n: usize) {
+pub(super) fn must_read(stream: &mut TcpStream, n: usize) {
     stream
         .read_exact(&mut vec![0; n])
         .expect("what the other end sent");
 }
 
 /// Has the kernel answer with a RST when the socket is closed.
-fn reset(stream: TcpStream) {
+pub(super) fn reset(stream: TcpStream) {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
@@ -58,7 +58,7 @@ fn reset(stream: TcpStream) {
 }
 
 #[track_caller]
-fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
+pub(super) fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
     let mut labels = vec![("kind", kind), ("code", code)];
     // Silence has no initiator.
     labels.extend((!initiator.is_empty()).then_some(("initiator", initiator)));
@@ -71,6 +71,37 @@ fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &str) {
             Ok(())
         } else {
             Err(format!("{kind} {code} {initiator}; agent: {closed:?}"))
+        }
+    });
+}
+
+#[test]
+fn a_short_snap_length_costs_no_handshake() {
+    const PAYLOAD: u16 = 1000;
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "--snap-length 128");
+    assert!(REQUEST.len() > 128, "longer than what may be copied");
+    let (mut client, mut server) = answered(&pair, at(Pair::V4), ACCEPTED);
+    agent.must_have_active(1);
+    let [high, low] = PAYLOAD.to_be_bytes();
+    let mut frame = vec![0x82, 126, high, low];
+    frame.resize(frame.len() + usize::from(PAYLOAD), 0);
+    server.write_all(&frame).expect("an open connection");
+    must_read(&mut client, frame.len());
+    eventually("the frame is counted", Duration::from_secs(10), || {
+        let metrics = agent.metrics();
+        let seen = [
+            metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]),
+            metrics.sum("websocket_frames_total", &[("opcode", "binary")]),
+            metrics.sum("websocket_frame_payload_bytes_total", &[]),
+            metrics.sum("wstap_limit_exceeded_total", &[("limit", "snap_length")]),
+            metrics.sum("wstap_gaps_total", &[]),
+        ];
+        if seen == [1, 1, PAYLOAD.into(), 1, 0] {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
         }
     });
 }

@@ -1,12 +1,14 @@
 //! Which interfaces and ports are watched, also those that come and go.
 
+use nix::sys::signal::Signal;
+
 use super::{
     ATTACH, Pair, at,
     support::{
         agent::Agent,
         load::{Load, Script},
         machine::turn,
-        netns::Netns,
+        netns::{self, Netns},
         tally::Tally,
     },
 };
@@ -35,8 +37,29 @@ fn interfaces_come_and_go() {
             client.ip("link delete c0");
             agent.must_be_attached(1);
         }
-        agent.stop(nix::sys::signal::Signal::SIGTERM);
+        agent.stop(Signal::SIGTERM);
     }
+}
+
+#[test]
+fn nothing_is_missed_where_the_kernel_drops_messages() {
+    let Some(_turn) = turn() else { return };
+    let ns = Netns::new("crowd");
+    let agent = Agent::run(&ns, "");
+    agent.must_be_attached(1);
+    // What it does not read fills its socket with what was before, and the rest is dropped.
+    agent.process.signal(Signal::SIGSTOP);
+    ns.ip("link add late type veth peer name later");
+    let crowd: String = (0..1000)
+        .map(|i| format!("link set later mtu {}\n", 1400 + i % 2))
+        .collect();
+    let mut batch = ns.command("sh");
+    batch.args(["-ec", &format!("ip -batch - <<END\n{crowd}END")]);
+    netns::run(&mut batch);
+    ns.ip("link set late up");
+    ns.ip("link set later up");
+    agent.process.signal(Signal::SIGCONT);
+    agent.must_be_attached(3);
 }
 
 #[test]

@@ -9,6 +9,8 @@
 mod support;
 
 mod endings;
+mod forgotten;
+mod handshakes;
 mod interfaces;
 mod lifecycle;
 mod midstream;
@@ -17,6 +19,7 @@ mod prometheus;
 mod scale;
 mod topology;
 mod trace;
+mod violations;
 mod wire;
 
 use std::net::SocketAddr;

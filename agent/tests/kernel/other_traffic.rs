@@ -182,3 +182,36 @@ fn other_protocols_are_left_alone() {
         .sum("wstap_kernel_packets_total", &[("verdict", "not_tcp")]);
     assert!(skipped >= 50, "{skipped} packets were seen to be no TCP");
 }
+
+#[test]
+fn an_upgrade_to_something_else_is_not_copied() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    // Not on `lo`, where the metrics are asked for.
+    let agent = Agent::run(&pair.client, "-i c0");
+    let listener = pair.server.listen(at(Pair::V4));
+    let mut client = pair.client.connect(at(Pair::V4)).expect("a listener");
+    let (mut server, _) = listener.accept().expect("a client");
+    let request = b"POST /containers/1/attach HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\n\r\n";
+    client.write_all(request).expect("an open connection");
+    server
+        .read_exact(&mut vec![0; request.len()])
+        .expect("the request");
+    let answer = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    server.write_all(answer).expect("an open connection");
+    client
+        .read_exact(&mut vec![0; answer.len()])
+        .expect("the answer");
+    // Long enough for the agent to have looked at it.
+    thread::sleep(Duration::from_secs(1));
+    for round in 0..100 {
+        let bytes = noise(round, 1000);
+        server.write_all(&bytes).expect("an open connection");
+        client
+            .read_exact(&mut vec![0; bytes.len()])
+            .expect("the noise");
+    }
+    must_be_silent(&agent);
+    let samples = agent.metrics().sum("wstap_samples_total", &[]);
+    assert!((1..5).contains(&samples), "{samples} records");
+}

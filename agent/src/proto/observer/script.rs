@@ -274,7 +274,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         }
         EventKind::Message(message) => write!(
             out,
-            "message {} {} {} in {}{}",
+            "message {} {} {} in {}{}{}",
             dir(message.direction),
             message.opcode.as_str(),
             message.len,
@@ -284,6 +284,9 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             } else {
                 ""
             },
+            message
+                .inflated_len
+                .map_or(String::new(), |len| format!(" inflated {len}")),
         ),
         EventKind::Close(close) => write!(
             out,

@@ -67,6 +67,7 @@ fn a_whole_connection() {
 }
 
 mod accounts;
+mod content;
 mod endings;
 mod frames;
 mod gaps;

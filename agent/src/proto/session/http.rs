@@ -130,7 +130,7 @@ pub(super) struct Opening {
 impl Default for Side {
     fn default() -> Self {
         Self {
-            reading: Reading::Head(HeadBuffer::default()),
+            reading: Reading::Head(HeadBuffer::first()),
             began: Timestamp::default(),
             began_at: 0,
         }

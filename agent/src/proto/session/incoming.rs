@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ping::Pings, search::Search};
+use super::{content::Content, ping::Pings, search::Search};
 use crate::proto::{
     event::OpcodeCounts,
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
@@ -15,6 +15,7 @@ use crate::proto::{
 pub(super) struct Incoming {
     pub reading: Reading,
     pub messages: Messages,
+    pub content: Content,
     /// How long the connection was quiet before the current header.
     pub quiet: Duration,
     /// A close frame was seen.
@@ -54,21 +55,12 @@ pub(super) struct Open {
     pub reported: bool,
 }
 
-impl Reading {
-    /// The header of the frame whose payload is going by.
-    pub fn open_header(&self) -> Option<Header> {
-        match self {
-            Self::Payload(open) => Some(open.header),
-            _ => None,
-        }
-    }
-}
-
 impl Incoming {
-    pub fn new(reading: Reading, messages: Messages) -> Self {
+    pub fn new(reading: Reading, messages: Messages, content: Content) -> Self {
         Self {
             reading,
             messages,
+            content,
             quiet: Duration::ZERO,
             closed: false,
             pings: Pings::default(),

@@ -1,24 +1,21 @@
 //! A WebSocket from its opening to its end: frames of both directions, and how it closes.
 //!
-//! Owns what is counted per connection. Frames are decided at their header and their payload goes by
-//! without being kept, but for what control frames and previews need.
+//! Owns what is counted per connection. Frames are decided at their header; what becomes of their
+//! payload is in [`super::payload`].
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     Context, Ending,
     chain::{Chain, ChainFrame, Piece},
+    content::{Content, Part},
     incoming::{Incoming, Open, Reading},
-    ping::Payload,
     search::Search,
     violations::Violations,
 };
 use crate::proto::{
-    deflate::Extensions,
-    event::{
-        Close, CloseBody, CloseKind, Connection, EventKind, Frame, Gap, Preview, Progress, Rule,
-        TcpCounts,
-    },
+    deflate::{Extensions, Unit},
+    event::{Close, CloseKind, Connection, EventKind, Gap, Rule, TcpCounts},
     flow::{Direction, PerDirection, Role},
     frame::{CloseCode, Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode},
     message::Messages,
@@ -28,26 +25,26 @@ use crate::proto::{
 /// A WebSocket that is open.
 #[derive(Debug)]
 pub(super) struct WebSocket {
-    connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection>,
     /// Index of the client in the flow's key.
     client: usize,
     extensions: Extensions,
-    incoming: PerDirection<Incoming>,
-    violations: Violations,
+    pub(super) incoming: PerDirection<Incoming>,
+    pub(super) violations: Violations,
     /// When payload bytes went by last, in either direction.
     last_activity: Timestamp,
-    first_close: Option<FirstClose>,
+    pub(super) first_close: Option<FirstClose>,
     first_end: Option<FirstEnd>,
     reset: bool,
 }
 
 /// The close frame that came first.
 #[derive(Debug)]
-struct FirstClose {
-    direction: Direction,
+pub(super) struct FirstClose {
+    pub direction: Direction,
     quiet: Duration,
-    code: Option<CloseCode>,
-    reason: Option<String>,
+    pub code: Option<CloseCode>,
+    pub reason: Option<String>,
 }
 
 /// The FIN or RST that came first.
@@ -60,15 +57,19 @@ struct FirstEnd {
 impl WebSocket {
     /// A WebSocket that begins with the next byte of both directions.
     pub fn new(connection: Arc<Connection>, client: usize, extensions: Extensions) -> Self {
-        let incoming = || Incoming::new(Reading::Header(HeaderDecoder::new()), Messages::new());
+        let incoming = |direction| {
+            let reading = Reading::Header(HeaderDecoder::new());
+            let content = Content::new(extensions.deflate(), direction);
+            Incoming::new(reading, Messages::new(), content)
+        };
         Self {
             last_activity: connection.opened,
             connection,
             client,
             extensions,
             incoming: PerDirection {
-                client_to_server: incoming(),
-                server_to_client: incoming(),
+                client_to_server: incoming(Direction::ClientToServer),
+                server_to_client: incoming(Direction::ServerToClient),
             },
             violations: Violations::default(),
             first_close: None,
@@ -85,7 +86,12 @@ impl WebSocket {
 
     /// The place in `direction` is not known: the search begins with the next byte, and with `chain`
     /// where there is one already.
-    pub fn begin_anywhere(&mut self, direction: Direction, chain: Option<Chain>) {
+    pub fn begin_anywhere(
+        &mut self,
+        direction: Direction,
+        chain: Option<Chain>,
+        cx: &mut Context<'_>,
+    ) {
         let mut search = Search::new(direction == Direction::ClientToServer, None);
         if let Some(chain) = chain {
             search.adopt(chain);
@@ -93,6 +99,7 @@ impl WebSocket {
         let incoming = &mut self.incoming[direction];
         incoming.reading = Reading::Search(Box::new(search));
         incoming.messages = Messages::unknown();
+        incoming.content.lose(cx);
     }
 
     /// Frames were recognised in either direction before it was known that these are a WebSocket.
@@ -107,6 +114,7 @@ impl WebSocket {
         for (direction, chain) in both {
             let Some(chain) = chain else { continue };
             self.incoming[direction].messages = Messages::unknown();
+            self.incoming[direction].content.lose(cx);
             let (of_chain, decoder) = chain.into_frames();
             decoders[direction] = decoder;
             frames.extend(of_chain.into_iter().map(|frame| (direction, frame)));
@@ -140,6 +148,13 @@ impl WebSocket {
         of(&self.incoming.client_to_server) + of(&self.incoming.server_to_client)
     }
 
+    /// Gives back what counts for a limit.
+    pub fn release(&mut self, cx: &mut Context<'_>) {
+        for direction in Direction::BOTH {
+            self.incoming[direction].content.release(cx);
+        }
+    }
+
     /// Takes in bytes of one direction.
     pub fn handle_bytes(
         &mut self,
@@ -164,13 +179,10 @@ impl WebSocket {
                         self.begin_frame(d, header, ts, cx);
                     }
                 }
-                Reading::Payload(open) => {
-                    let left = usize::try_from(open.left).unwrap_or(usize::MAX);
-                    let (payload, behind) = rest.split_at(left.min(rest.len()));
-                    rest = behind;
-                    open.take(payload);
+                Reading::Payload(_) => {
                     self.last_activity = self.last_activity.max(ts);
-                    self.advance(d, ts, cx);
+                    let taken = self.take_payload(d, ts, rest, cx);
+                    rest = rest.get(taken..).unwrap_or_default();
                 }
                 Reading::Search(search) => {
                     let whole = rest.len() == bytes.len();
@@ -181,6 +193,7 @@ impl WebSocket {
                             rest = &rest[at + 4..];
                             incoming.reading = Reading::Header(HeaderDecoder::new());
                             incoming.messages = Messages::new();
+                            incoming.content.begin();
                             continue;
                         }
                     }
@@ -212,11 +225,10 @@ impl WebSocket {
     pub fn handle_missing(&mut self, d: Direction, ts: Timestamp, len: u64, cx: &mut Context<'_>) {
         self.last_activity = self.last_activity.max(ts);
         let mut len = len;
-        if let Reading::Payload(open) = &mut self.incoming[d].reading {
+        if let Reading::Payload(open) = &self.incoming[d].reading {
             let within = len.min(open.left);
-            open.skip(within);
             len -= within;
-            self.advance(d, ts, cx);
+            self.skip_payload(d, ts, within, cx);
             self.report_progress(d, ts, cx);
         }
         if len == 0 {
@@ -230,6 +242,7 @@ impl WebSocket {
                 let masked = d == Direction::ClientToServer;
                 incoming.reading = Reading::Search(Box::new(Search::new(masked, Some(len))));
                 incoming.messages = Messages::unknown();
+                incoming.content.lose(cx);
             }
         }
     }
@@ -262,6 +275,7 @@ impl WebSocket {
         for direction in Direction::BOTH {
             self.end_direction(direction, ts, cx);
         }
+        self.release(cx);
         let [client, server] = Direction::BOTH.map(|d| self.incoming[d].closed);
         let kind = match ending {
             _ if client && server => CloseKind::Clean,
@@ -349,12 +363,23 @@ impl WebSocket {
     fn check_header(&mut self, d: Direction, header: &Header, ts: Timestamp, cx: &mut Context<'_>) {
         let incoming = &mut self.incoming[d];
         let closed = incoming.closed;
-        let compressed = Messages::begins(header)
-            && header.rsv & Header::RSV1 != 0
-            && self.extensions.may_compress();
-        let fragmentation = incoming.messages.begin_frame(header, compressed);
+        let unit = self.extensions.unit();
+        let rsv1 = header.rsv & Header::RSV1 != 0
+            && match unit {
+                Some(Unit::Message) => Messages::begins(header),
+                Some(Unit::Frame) => !header.opcode.is_control(),
+                None => false,
+            };
+        let fragmentation =
+            (incoming.messages).begin_frame(header, rsv1 && unit == Some(Unit::Message));
+        let part = match () {
+            () if Messages::begins(header) => Part::Begins,
+            () if incoming.messages.is_within() => Part::Continues,
+            () => Part::Unknown,
+        };
+        incoming.content.begin_frame(header, part, rsv1, cx);
         let others = self.extensions.have_others();
-        let reserved = header.rsv & !if compressed { Header::RSV1 } else { 0 };
+        let reserved = header.rsv & !if rsv1 { Header::RSV1 } else { 0 };
         let opcode = header.opcode;
         let control = opcode.is_control();
         let mut broken = |rule, detail: &dyn Fn() -> String| {
@@ -398,169 +423,13 @@ impl WebSocket {
         }
     }
 
-    /// Payload of the open frame went by, or it has none: reports the frame where it is time, and
-    /// ends it where it is over.
-    fn advance(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
-        let Reading::Payload(open) = &self.incoming[d].reading else {
-            return;
-        };
-        let over = open.left == 0;
-        if !open.reported && open.is_ready() {
-            self.report_frame(d, ts, cx);
-        }
-        if !over {
-            return;
-        }
-        let header = self.incoming[d].reading.open_header();
-        self.finish_progress(d, ts, cx);
-        self.incoming[d].reading = Reading::Header(HeaderDecoder::new());
-        if let Some(header) = header
-            && let Some(message) = self.incoming[d].messages.end_frame(&header, d)
-        {
-            cx.emit(ts, &self.connection, EventKind::Message(message));
-        }
-    }
-
-    /// Emits the open frame with what there is of its payload.
-    fn report_frame(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
-        let Reading::Payload(open) = &mut self.incoming[d].reading else {
-            return;
-        };
-        open.reported = true;
-        let (header, header_ts, index) = (open.header, open.ts, open.index);
-        let complete = open.intact && open.collected.len() as u64 == header.payload_len();
-        // Nothing captured is not the same as nothing there.
-        let captured = complete || !open.collected.is_empty();
-        let shown = open.collected.len().min(cx.config.preview);
-        let payload = (cx.config.preview > 0 && captured).then(|| {
-            let bytes = open.unmasked_prefix(shown);
-            Preview {
-                truncated: (bytes.len() as u64) < header.payload_len(),
-                bytes,
-            }
-        });
-        let mut close = None;
-        let mut rtt = None;
-        match header.opcode {
-            Opcode::Close => {
-                let body = open.unmasked().to_vec();
-                close = Some(self.close_body(d, ts, &header, &body, complete, cx));
-            }
-            Opcode::Ping if header.len <= MAX_CONTROL_PAYLOAD => {
-                let ping = Payload::new(header.len, complete.then(|| open.unmasked()));
-                if (self.incoming[d].pings).sent(header_ts, ping, cx.config.max_pings) {
-                    cx.stats.exceeded.pings += 1;
-                }
-            }
-            Opcode::Pong if header.len <= MAX_CONTROL_PAYLOAD => {
-                let pong = Payload::new(header.len, complete.then(|| open.unmasked()));
-                rtt = (self.incoming[d.opposite()].pings).answered(header_ts, pong);
-            }
-            _ => {}
-        }
-        let frame = Frame {
-            direction: d,
-            index,
-            opcode: header.opcode,
-            fin: header.fin,
-            rsv: header.rsv,
-            mask: header.mask,
-            len: header.len,
-            payload,
-            close,
-            rtt,
-        };
-        cx.emit(
-            header_ts,
-            &self.connection,
-            EventKind::Frame(Box::new(frame)),
-        );
-    }
-
-    /// Reads and checks what was captured of a close frame's body (RFC 6455, section 5.5.1).
-    fn close_body(
-        &mut self,
-        d: Direction,
-        ts: Timestamp,
-        header: &Header,
-        body: &[u8],
-        complete: bool,
-        cx: &mut Context<'_>,
-    ) -> CloseBody {
-        let mut broken = |rule, detail: &dyn Fn() -> String| {
-            self.violations
-                .report(&self.connection, d, ts, rule, detail, cx);
-        };
-        if header.len == 1 {
-            broken(Rule::InvalidCloseLength, &|| "1".to_owned());
-        }
-        let Some((code, reason)) = body.split_first_chunk::<2>() else {
-            return CloseBody::default();
-        };
-        let code = CloseCode(u16::from_be_bytes(*code));
-        if !code.is_valid_on_wire() {
-            broken(Rule::InvalidCloseCode, &|| code.0.to_string());
-        }
-        if let Err(error) = std::str::from_utf8(reason)
-            && (complete || error.error_len().is_some())
-        {
-            let at = error.valid_up_to();
-            broken(Rule::InvalidUtf8, &|| format!("close reason, byte {at}"));
-        }
-        let reason = String::from_utf8_lossy(reason).into_owned();
-        if let Some(first) = &mut self.first_close
-            && first.direction == d
-            && first.code.is_none()
-        {
-            first.code = Some(code);
-            first.reason = (!reason.is_empty()).then(|| reason.clone());
-        }
-        CloseBody {
-            code: Some(code),
-            reason,
-        }
-    }
-
-    /// Reports payload of the open frame that was not reported yet.
-    fn report_progress(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
-        let incoming = &mut self.incoming[d];
-        if let Reading::Payload(open) = &mut incoming.reading
-            && open.unreported > 0
-        {
-            let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
-            incoming.bytes.add(opcode, bytes);
-            let progress = Progress {
-                direction: d,
-                opcode,
-                bytes,
-                total: None,
-            };
-            cx.emit(ts, &self.connection, EventKind::Progress(progress));
-        }
-    }
-
-    /// The open frame is over, complete or not.
-    fn finish_progress(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
-        let incoming = &mut self.incoming[d];
-        if let Reading::Payload(open) = &mut incoming.reading {
-            let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
-            incoming.bytes.add(opcode, bytes);
-            let progress = Progress {
-                direction: d,
-                opcode,
-                bytes,
-                total: Some(open.seen),
-            };
-            cx.emit(ts, &self.connection, EventKind::Progress(progress));
-        }
-    }
-
     /// Nothing more comes in this direction.
     fn end_direction(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
         if let Reading::Payload(open) = &self.incoming[d].reading {
             if !open.reported {
                 self.report_frame(d, ts, cx);
             }
+            self.report_faults(d, ts, cx);
             self.finish_progress(d, ts, cx);
         }
         let reading = std::mem::replace(&mut self.incoming[d].reading, Reading::Ended);
@@ -619,15 +488,10 @@ impl WebSocket {
         self.incoming[d].quiet = frame.quiet;
         self.last_activity = self.last_activity.max(frame.last);
         self.begin_frame(d, frame.header, frame.ts, cx);
-        if frame.seen > 0
-            && let Reading::Payload(open) = &mut self.incoming[d].reading
-        {
-            open.take(&frame.payload);
-            let not_kept = frame.seen.saturating_sub(frame.payload.len() as u64);
-            if not_kept > 0 {
-                open.skip(not_kept);
-            }
-            self.advance(d, frame.last, cx);
+        if frame.seen > 0 {
+            let kept = frame.payload.len() as u64;
+            self.take_payload(d, frame.last, &frame.payload, cx);
+            self.skip_payload(d, frame.last, frame.seen.saturating_sub(kept), cx);
             self.report_progress(d, frame.last, cx);
         }
     }

@@ -67,11 +67,10 @@ impl Held {
             .map(|(&at, piece)| (at, piece))
     }
 
-    /// Lets the first piece wait for nothing of the other direction.
-    pub(super) fn release_first(&mut self) {
-        if let Some(mut first) = self.pieces.first_entry() {
-            first.get_mut().ack = None;
-        }
+    /// Lets the first piece wait for nothing of the other direction. Whether it had to wait.
+    pub(super) fn release_first(&mut self) -> bool {
+        let first = self.pieces.first_entry();
+        first.is_some_and(|mut first| first.get_mut().ack.take().is_some())
     }
 
     /// Up to where nothing is missing from `at`, which is not behind the first piece.

@@ -412,7 +412,9 @@ impl TcpFlow {
                 shared,
                 deliver,
             };
-            self.streams[side].give_up(&mut out);
+            if !self.streams[side].give_up(&mut out) {
+                return;
+            }
         }
     }
 

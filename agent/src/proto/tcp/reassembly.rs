@@ -490,16 +490,22 @@ impl Stream {
 
     /// Gives up what the stream waits for first: the missing bytes, or those of the other direction
     /// that should come before. False if it waits for nothing.
+    ///
+    /// True means that there is less to wait for: one acknowledgement less that holds something
+    /// back, or one hole less. Nothing brings these back but another segment, so whoever calls this
+    /// until it is false comes to an end.
     pub(super) fn give_up(&mut self, out: &mut Output<'_>) -> bool {
         match self.head() {
             Head::Empty => return false,
             Head::Present { .. } => {
-                if let Some(fin) = &mut self.fin
-                    && fin.at == self.next
-                {
-                    fin.ack = None;
-                } else {
-                    self.held.release_first();
+                let waited = match &mut self.fin {
+                    Some(fin) if fin.at == self.next => fin.ack.take().is_some(),
+                    _ => self.held.release_first(),
+                };
+                // It was free to pass; what does not even then would never.
+                if !waited && !self.deliver_ready(Gate::OPEN, out) {
+                    self.discard(out.shared);
+                    self.fin = None;
                 }
             }
             Head::Hole { end, ts, .. } => {

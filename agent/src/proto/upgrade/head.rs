@@ -1,10 +1,14 @@
 //! Where an HTTP/1 head ends, and whether what comes is one at all (RFC 9112, section 2).
 
+use super::proxy::Preface;
+
 /// Gathers a head from bytes that may be cut anywhere.
 #[derive(Debug, Default)]
 pub struct HeadBuffer {
     bytes: Vec<u8>,
     first_line: Option<usize>,
+    /// What comes may begin with a header of the PROXY protocol.
+    preface: bool,
 }
 
 /// What [`HeadBuffer::push`] made of its input.
@@ -74,6 +78,15 @@ impl Kind {
 }
 
 impl HeadBuffer {
+    /// Gathers the first head of a connection, which a header of the PROXY protocol may precede.
+    #[must_use]
+    pub fn first() -> Self {
+        Self {
+            preface: true,
+            ..Self::default()
+        }
+    }
+
     /// Nothing gathered yet; line ends before the head do not count (RFC 9112, section 2.2).
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -89,6 +102,9 @@ impl HeadBuffer {
     /// What the bytes gathered are, by their first line as far as it is there.
     #[must_use]
     pub fn kind(&self) -> Kind {
+        if self.preface {
+            return Kind::Undecided;
+        }
         let kind = Kind::of(&self.bytes);
         match (kind, self.first_line) {
             (Kind::Request, Some(end)) => {
@@ -107,6 +123,33 @@ impl HeadBuffer {
 
     /// Takes bytes from the front of `input`, up to the blank line; the head may have `max`.
     pub fn push(&mut self, input: &[u8], max: usize) -> Pushed {
+        if !self.preface {
+            return self.gather(input, max);
+        }
+        let before = self.bytes.len();
+        let taken = input.len().min(max.saturating_sub(before));
+        self.bytes.extend_from_slice(&input[..taken]);
+        let skipped = match Preface::of(&self.bytes) {
+            Preface::Begun if taken < input.len() => return Pushed::TooLong,
+            Preface::Begun => return Pushed::Incomplete,
+            // It was not whole before.
+            Preface::Whole(len) => len.saturating_sub(before),
+            Preface::None => 0,
+        };
+        self.preface = false;
+        let mut gathered = std::mem::take(&mut self.bytes);
+        if skipped == 0 {
+            // What was taken for the beginning of one has no end of a head in it.
+            gathered.truncate(before);
+            self.gather(&gathered, max);
+        }
+        match self.gather(input.get(skipped..).unwrap_or_default(), max) {
+            Pushed::Complete(n) => Pushed::Complete(skipped + n),
+            other => other,
+        }
+    }
+
+    fn gather(&mut self, input: &[u8], max: usize) -> Pushed {
         let skipped = if self.bytes.is_empty() {
             input
                 .iter()
@@ -217,6 +260,37 @@ mod tests {
                     Pushed::TooLong => panic!(),
                 };
                 assert_eq!(&input[consumed..], b"rest");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_of_the_proxy_protocol_is_skipped_wherever_it_is_cut() {
+        let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\0\x50\0\x51";
+        for preface in [
+            &b"PROXY TCP4 192.0.2.1 192.0.2.2 1 80\r\n"[..],
+            v2,
+            b"",
+            b"\r\n",
+        ] {
+            let head = b"PUT / HTTP/1.1\r\nHost: a\r\n\r\n";
+            let input = [preface, head, b"rest"].concat();
+            for size in 1..input.len() {
+                let mut buffer = HeadBuffer::first();
+                let mut seen = 0;
+                for piece in input.chunks(size) {
+                    match buffer.push(piece, 200) {
+                        Pushed::Complete(n) => {
+                            seen += n;
+                            break;
+                        }
+                        Pushed::Incomplete => seen += piece.len(),
+                        Pushed::TooLong => panic!(),
+                    }
+                    assert!(matches!(buffer.kind(), Kind::Undecided | Kind::Request));
+                }
+                assert_eq!(&input[seen..], b"rest", "{size}");
+                assert_eq!(buffer.bytes(), head);
             }
         }
     }

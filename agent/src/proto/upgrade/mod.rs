@@ -3,6 +3,7 @@
 
 mod body;
 mod head;
+mod proxy;
 
 use base64::{
     Engine,
@@ -173,6 +174,18 @@ fn keep_first(slot: &mut Option<String>, value: &[u8]) {
     }
 }
 
+/// Keeps all of a header that may come once, as the list that it then is (RFC 9110, section 5.3).
+fn join(slot: &mut Option<String>, value: &[u8]) {
+    match slot {
+        None => *slot = Some(text(value)),
+        Some(list) if list.len() < MAX_VALUE => {
+            list.push_str(", ");
+            list.push_str(&text(value));
+        }
+        Some(_) => {}
+    }
+}
+
 /// The non-empty elements of a comma-separated header.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
@@ -217,9 +230,11 @@ pub fn parse_request(head: &[u8]) -> Result<RequestHead, HeadError> {
         } else if is("upgrade") {
             upgrades |= names_websocket(value);
         } else if is("sec-websocket-key") {
-            keep_first(&mut request.key, value);
+            // Twice, it is no key (RFC 6455, section 11.3.1); the version is none then, either
+            // (section 11.3.5).
+            join(&mut request.key, value);
         } else if is("sec-websocket-version") {
-            keep_first(&mut version, value);
+            join(&mut version, value);
         } else if is("sec-websocket-protocol") {
             let room = MAX_OFFERED.saturating_sub(request.subprotocols.len());
             request
@@ -295,18 +310,13 @@ pub fn parse_response(head: &[u8]) -> Result<ResponseHead, HeadError> {
         if is("upgrade") {
             response.upgrades |= names_websocket(value);
         } else if is("sec-websocket-accept") {
-            keep_first(&mut response.accept, value);
+            // Twice, it follows from no key (RFC 6455, section 11.3.3), nor was it offered so
+            // (section 11.3.4).
+            join(&mut response.accept, value);
         } else if is("sec-websocket-protocol") {
-            keep_first(&mut response.subprotocol, value);
+            join(&mut response.subprotocol, value);
         } else if is("sec-websocket-extensions") {
-            match &mut response.extensions {
-                None => response.extensions = Some(text(value)),
-                Some(list) if list.len() < MAX_VALUE => {
-                    list.push_str(", ");
-                    list.push_str(&text(value));
-                }
-                Some(_) => {}
-            }
+            join(&mut response.extensions, value);
         } else {
             response.length.take(name, value);
         }
@@ -364,7 +374,8 @@ impl ResponseHead {
         if request.is_none() && agreed.is_empty() {
             Extensions::Unknown
         } else {
-            Extensions::agreed(&agreed)
+            let offered = request.map_or(&[][..], |request| &request.extensions);
+            Extensions::agreed(&agreed, offered)
         }
     }
 

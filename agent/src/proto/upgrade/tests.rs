@@ -61,6 +61,16 @@ fn what_is_wrong_with_a_request() {
             Rule::InvalidKey,
         ),
         ("dGhlIHNhbXBsZSBub25jZQ==", "????", Rule::InvalidKey),
+        (
+            "Sec-WebSocket-Key: ",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-key: ",
+            Rule::InvalidKey,
+        ),
+        (
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13",
+            Rule::InvalidVersion,
+        ),
         ("Version: 13", "Version: 8", Rule::InvalidVersion),
         ("Sec-WebSocket-Version: 13\r\n", "", Rule::InvalidVersion),
     ] {
@@ -75,6 +85,16 @@ fn what_is_wrong_with_a_response() {
     for (head, expected) in [
         ("", vec![Rule::MissingAccept]),
         ("Sec-WebSocket-Accept: x\r\n", vec![Rule::WrongAccept]),
+        (
+            "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n",
+            vec![Rule::WrongAccept],
+        ),
+        (
+            "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: superchat\r\n",
+            vec![Rule::UnofferedSubprotocol],
+        ),
         (
             "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: mqtt\r\n",
             vec![Rule::UnofferedSubprotocol],

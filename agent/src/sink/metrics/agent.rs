@@ -6,6 +6,9 @@ use wstap_common::counter::{COUNTERS, Counter, Group};
 use super::{exposition::Exposition, names};
 use crate::proto::observer::Stats;
 
+/// Why a record is lost that was delivered and could not be read.
+const UNDECODABLE: &str = "undecodable";
+
 /// The kernel program's counters, summed over all CPUs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KernelCounts(pub [u64; COUNTERS as usize]);
@@ -31,8 +34,29 @@ pub struct AgentStatus {
     pub observer: Stats,
     /// What the kernel program has counted, where there is one.
     pub kernel: Option<KernelCounts>,
+    /// What the reader of the ring buffer has counted.
+    pub reader: ReaderCounts,
     /// Interfaces to which the program is attached.
     pub interfaces_attached: u64,
+}
+
+impl AgentStatus {
+    /// Records that did not reach the observer, by reason; every reason there is.
+    pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let kernel = self.kernel.unwrap_or_default();
+        in_group(Group::Lost)
+            .map(move |counter| (counter.label(), kernel.of(counter)))
+            .chain([(UNDECODABLE, self.reader.undecodable)])
+    }
+}
+
+/// What the reader of the ring buffer has counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ReaderCounts {
+    /// Records that were none: the program and the agent are of different makes.
+    pub undecodable: u64,
+    /// Segments that were longer than what of them may be copied.
+    pub cut: u64,
 }
 
 /// How often the bounds of the metrics themselves were exceeded.
@@ -42,6 +66,7 @@ pub(super) struct Exceeded {
     pub(super) connection_series: u64,
     pub(super) lingering_series: u64,
     pub(super) close_codes: u64,
+    pub(super) subprotocols: u64,
 }
 
 /// Writes the agent's metrics.
@@ -50,12 +75,13 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
         observer,
         kernel,
         interfaces_attached,
+        ..
     } = status;
     let counts = kernel.unwrap_or_default();
 
-    let revision = option_env!("WSTAP_REVISION").unwrap_or("unknown");
+    let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("WSTAP_REVISION"));
     out.family(&names::BUILD_INFO)
-        .sample("", &[&env!("CARGO_PKG_VERSION"), &revision], 1);
+        .sample("", &[&version, &revision], 1);
     out.family(&names::INTERFACES_ATTACHED)
         .sample("", &[], interfaces_attached);
     out.family(&names::CONNECTIONS_TRACKED)
@@ -65,14 +91,16 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     out.family(&names::SAMPLE_BYTES)
         .sample("", &[], counts.of(Counter::SampleBytes));
     let mut lost = out.family(&names::SAMPLES_LOST);
-    for counter in in_group(Group::Lost) {
-        lost.sample("", &[&counter.label()], counts.of(counter));
+    for (reason, count) in status.lost() {
+        lost.sample("", &[&reason], count);
     }
     out.family(&names::FRAMES_LOST)
         .sample("", &[], observer.frames_lost);
     out.family(&names::GAPS).sample("", &[], observer.gaps);
     out.family(&names::RESYNCS)
         .sample("", &[], observer.resyncs);
+    out.family(&names::CONFLICTS)
+        .sample("", &[], observer.conflicts);
     let mut exceeded = out.family(&names::LIMIT_EXCEEDED);
     for (limit, count) in limits(status, metrics) {
         exceeded.sample("", &[&limit], count);
@@ -93,7 +121,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 11] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 15] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -106,8 +134,12 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("endpoints", metrics.endpoints),
         ("flows", kernel.of(Counter::FlowsFull)),
         ("head", observer.head),
+        ("inflated", observer.inflated),
+        ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
         ("pings", observer.pings),
+        ("snap_length", status.reader.cut),
+        ("subprotocols", metrics.subprotocols),
     ]
 }
 

@@ -6,7 +6,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{exposition, names::Scope, path::PathLabel, tally::Tally};
+use super::{
+    exposition,
+    names::Scope,
+    path::PathLabel,
+    tally::{Tally, Totals},
+};
 use crate::proto::event::Connection;
 
 /// What stands in every label but `side` for the endpoints beyond the bound.
@@ -162,6 +167,15 @@ impl Endpoints {
     /// How often there was no place of its own for an endpoint.
     pub(super) fn exceeded(&self) -> u64 {
         self.exceeded
+    }
+
+    /// What all of them have seen together.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for endpoint in &self.endpoints {
+            endpoint.tally.add_to(&mut totals);
+        }
+        totals
     }
 
     /// A copy of all, as they are now, in no particular order.

@@ -22,11 +22,14 @@ mod histogram;
 pub mod names;
 mod path;
 mod series;
+mod subprotocol;
 mod tally;
 
-pub use agent::{AgentStatus, KernelCounts, process_metrics};
+pub use agent::{AgentStatus, KernelCounts, ReaderCounts, process_metrics};
 pub use code::MAX_CLOSE_CODES;
 pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
+pub use subprotocol::MAX_SUBPROTOCOLS;
+pub use tally::Totals;
 
 use super::Sink;
 use crate::proto::{
@@ -39,6 +42,7 @@ use code::CloseCodes;
 use endpoint::{Endpoints, IsLocal};
 use exposition::Exposition;
 use series::{Connections, Live, Series};
+use subprotocol::Subprotocols;
 use tally::Tally;
 
 /// Connections that `/connections` copies under the lock at a time.
@@ -81,6 +85,7 @@ struct State {
     connections: Connections,
     series: Series,
     close_codes: CloseCodes,
+    subprotocols: Subprotocols,
     agent: AgentStatus,
 }
 
@@ -95,6 +100,7 @@ impl Metrics {
                 connections: Connections::new(),
                 series: Series::new(config.connection_series, config.series_linger),
                 close_codes: CloseCodes::default(),
+                subprotocols: Subprotocols::default(),
                 agent: AgentStatus::default(),
             }),
         }
@@ -134,6 +140,12 @@ impl Metrics {
         series::expose(&mut out, &shown, self.path_label);
         agent::expose(&mut out, &status, &exceeded);
         out.finish()
+    }
+
+    /// What was seen in all.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.state().endpoints.totals()
     }
 
     /// The live connections as a JSON array, oldest first. `now` is what their age is taken from.
@@ -227,8 +239,9 @@ impl State {
         let connection = &event.connection;
         let opens = connection.outcome.opens();
         let endpoint = self.endpoints.admit(connection, opens);
+        let subprotocol = (self.subprotocols).label(connection.subprotocol.as_deref());
         let tally = self.endpoints.tally(endpoint);
-        tally.handshake(connection.outcome, handshake);
+        tally.handshake(connection.outcome, handshake, subprotocol);
         if !opens {
             return;
         }
@@ -269,6 +282,7 @@ impl State {
             connection_series: self.series.refused(),
             lingering_series: self.series.cut_short(),
             close_codes: self.close_codes.exceeded(),
+            subprotocols: self.subprotocols.exceeded(),
         }
     }
 }

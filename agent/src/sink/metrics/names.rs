@@ -82,8 +82,8 @@ macro_rules! metrics {
 }
 
 metrics! {
-    HANDSHAKES: Counter of Endpoint, "websocket_handshakes_total", ["outcome", "status"],
-        "Attempts to open a WebSocket, and WebSockets found open, by outcome and HTTP status.";
+    HANDSHAKES: Counter of Endpoint, "websocket_handshakes_total", ["outcome", "status", "subprotocol"],
+        "Attempts to open a WebSocket, and WebSockets found open, by outcome, HTTP status and subprotocol.";
     HANDSHAKE_DURATION: Histogram of Endpoint, "websocket_handshake_duration_seconds", [],
         "Time from the first byte of the upgrade request to the last byte of the response's head.";
     CONNECTIONS_ACTIVE: Gauge of Endpoint, "websocket_connections_active", [],
@@ -131,13 +131,15 @@ metrics! {
     SAMPLE_BYTES: Counter of Agent, "wstap_sample_bytes_total", [],
         "Payload bytes in the records that the kernel program has written.";
     SAMPLES_LOST: Counter of Agent, "wstap_samples_lost_total", ["reason"],
-        "Records that the kernel program could not deliver.";
+        "Records that did not reach the observer, by reason.";
     FRAMES_LOST: Counter of Agent, "wstap_frames_lost_total", [],
         "Frames that were in gaps, as far as can be told: at least one each.";
     GAPS: Counter of Agent, "wstap_gaps_total", [],
         "Times that bytes were missing where they were needed.";
     RESYNCS: Counter of Agent, "wstap_resyncs_total", [],
         "Gaps after which frames were recognised again.";
+    CONFLICTS: Counter of Agent, "wstap_retransmission_conflicts_total", [],
+        "Segments that repeated bytes and did not agree with the first; the first were taken.";
     LIMIT_EXCEEDED: Counter of Agent, "wstap_limit_exceeded_total", ["limit"],
         "Times that a bound of the agent was exceeded.";
     KERNEL_PACKETS: Counter of Agent, "wstap_kernel_packets_total", ["verdict"],

@@ -8,6 +8,7 @@ use super::{
     exposition::Exposition,
     histogram::{Histogram, LATENCIES, LIFETIMES, SIZES},
     names,
+    subprotocol::SubprotocolLabel,
 };
 use crate::proto::{
     event::{Close, Frame, Handshake, Message, Outcome, Progress, Rule, Violation},
@@ -131,11 +132,24 @@ impl DirectionTally {
     }
 }
 
+/// What was seen in all.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Attempts to open a WebSocket, and WebSockets found open.
+    pub handshakes: u64,
+    /// WebSockets that ended.
+    pub closed: u64,
+    /// Frames of both directions.
+    pub frames: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+}
+
 /// What is counted of an endpoint. A step in time costs a few additions, whatever the number of
 /// endpoints, connections and label values.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
-    handshakes: BTreeMap<(&'static str, StatusLabel), u64>,
+    handshakes: BTreeMap<(&'static str, StatusLabel, SubprotocolLabel), u64>,
     handshake_duration: Histogram,
     /// WebSockets open now; `None` where there never was one.
     active: Option<u64>,
@@ -159,9 +173,28 @@ impl Default for Tally {
 }
 
 impl Tally {
-    pub(super) fn handshake(&mut self, outcome: Outcome, handshake: &Handshake) {
+    /// Adds what is counted here.
+    pub(super) fn add_to(&self, totals: &mut Totals) {
+        let add = |sum: &mut u64, counts: &mut dyn Iterator<Item = &u64>| {
+            *sum = counts.fold(*sum, |sum, n| sum.saturating_add(*n));
+        };
+        add(&mut totals.handshakes, &mut self.handshakes.values());
+        add(&mut totals.closed, &mut self.closed.values());
+        for direction in Direction::BOTH {
+            let OpcodeTally { frames, bytes } = &self.directions[direction].opcodes;
+            add(&mut totals.frames, &mut frames.iter());
+            add(&mut totals.payload_bytes, &mut bytes.iter());
+        }
+    }
+
+    pub(super) fn handshake(
+        &mut self,
+        outcome: Outcome,
+        handshake: &Handshake,
+        subprotocol: SubprotocolLabel,
+    ) {
         let status = StatusLabel::new(outcome, handshake.status);
-        let count = self.handshakes.entry((outcome.as_str(), status));
+        let count = (self.handshakes).entry((outcome.as_str(), status, subprotocol));
         *count.or_default() += 1;
         if let Some(latency) = handshake.latency {
             self.handshake_duration.observe(latency.as_secs_f64());
@@ -223,7 +256,7 @@ impl Tally {
     /// Adds what another endpoint has counted.
     pub(super) fn absorb(&mut self, other: &Self) {
         for (key, n) in &other.handshakes {
-            *self.handshakes.entry(*key).or_default() += n;
+            *self.handshakes.entry(key.clone()).or_default() += n;
         }
         self.handshake_duration.absorb(&other.handshake_duration);
         if let Some(active) = other.active {
@@ -243,8 +276,8 @@ impl Tally {
 pub(super) fn expose(out: &mut Exposition, endpoints: &[Endpoint]) {
     let mut family = out.family(&names::HANDSHAKES);
     for Endpoint { labels, tally } in endpoints {
-        for ((outcome, status), n) in &tally.handshakes {
-            family.count(labels, &[outcome, status], *n);
+        for ((outcome, status, subprotocol), n) in &tally.handshakes {
+            family.count(labels, &[outcome, status, subprotocol], *n);
         }
     }
     let mut family = out.family(&names::HANDSHAKE_DURATION);

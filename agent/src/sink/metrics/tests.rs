@@ -398,6 +398,29 @@ fn the_close_code_is_that_of_the_first_close_frame() {
 }
 
 #[test]
+fn handshakes_are_told_apart_by_subprotocol() {
+    let metrics = Metrics::new(&MetricsConfig::default());
+    for (id, subprotocol) in [
+        (1, None),
+        (2, Some("chat")),
+        (3, Some("chat")),
+        (4, Some("a b")),
+    ] {
+        let conn = Arc::new(Connection {
+            subprotocol: subprotocol.map(str::to_owned),
+            ..(*open(id)).clone()
+        });
+        metrics.observe(&event(&conn, handshake(Some(101))));
+    }
+    let text = metrics.expose(seconds(3));
+    for (label, n) in [("", 1.0), ("chat", 2.0), ("other", 1.0)] {
+        let label = format!("subprotocol=\"{label}\"");
+        let counted = value(&text, "websocket_handshakes_total", &[&label]);
+        assert_eq!(counted, Some(n), "{label}");
+    }
+}
+
+#[test]
 fn the_agents_metrics_are_there_from_the_start() {
     let text = Metrics::new(&MetricsConfig::default()).expose(seconds(1));
     for counter in Counter::ALL {
@@ -409,7 +432,12 @@ fn the_agents_metrics_are_there_from_the_start() {
         let label = format!("=\"{}\"", counter.label());
         assert_eq!(value(&text, name, &[&label]), Some(0.0));
     }
-    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 11);
+    let undecodable = ["reason=\"undecodable\""];
+    assert_eq!(
+        value(&text, "wstap_samples_lost_total", &undecodable),
+        Some(0.0)
+    );
+    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 15);
     assert_eq!(
         value(
             &text,

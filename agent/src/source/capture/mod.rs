@@ -45,6 +45,12 @@ pub enum CaptureError {
         /// What the system said.
         error: io::Error,
     },
+    /// It is no file.
+    #[error("cannot read {}: it is a directory; name a file in it", path.display())]
+    Directory {
+        /// Its name.
+        path: PathBuf,
+    },
     /// Reading failed.
     #[error("cannot read the capture at byte {offset}: {error}; check the file and its medium")]
     Io {
@@ -283,6 +289,11 @@ impl CaptureFile {
             path: path.to_owned(),
             error,
         })?;
+        if file.metadata().is_ok_and(|file| file.is_dir()) {
+            return Err(CaptureError::Directory {
+                path: path.to_owned(),
+            });
+        }
         Self::from_reader(Box::new(file))
     }
 

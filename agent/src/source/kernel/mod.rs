@@ -43,8 +43,8 @@ pub enum Wake {
 pub enum KernelError {
     /// The object is a stub.
     #[error(
-        "loading the eBPF program: this wstap was built without it; run `cargo xtask setup` and \
-         build again"
+        "loading the eBPF program: this wstap was built without it; `cargo xtask build --release` \
+         sets up what is missing and builds with it"
     )]
     Stub,
     /// The kernel would refuse, and why is known.
@@ -150,15 +150,16 @@ pub fn open(
     ))
 }
 
-/// Loads the program and lets go of it.
+/// Loads the program and lets go of it; whether the kernel has compiled it, where it says so.
 ///
 /// # Errors
 ///
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
-pub fn trial(config: &CaptureConfig) -> Result<(), KernelError> {
+pub fn trial(config: &CaptureConfig) -> Result<Option<bool>, KernelError> {
     let method = attach::choose(config.attach)?;
     let mut loaded = program::load(config, Wake::Batch, method)?;
-    program::verify(&mut loaded.ebpf, Framing::Ip)
+    program::verify(&mut loaded.ebpf, Framing::Ip)?;
+    Ok(program::is_compiled(&loaded.ebpf))
 }
 
 /// An error and its sources on one line.

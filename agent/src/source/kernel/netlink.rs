@@ -276,13 +276,16 @@ impl Monitor {
         Ok(Self { socket })
     }
 
-    /// What has happened since the last call; does not wait.
+    /// What has happened since the last call; does not wait. Where the kernel has dropped messages,
+    /// [`Change::Overrun`] is all there is: it says so before it hands out the messages that are left,
+    /// and those tell of a time before anything that is listed now.
     ///
     /// # Errors
     ///
     /// The socket broke.
     pub fn changes(&mut self) -> io::Result<VecDeque<Change>> {
         let mut changes = VecDeque::new();
+        let mut overrun = false;
         loop {
             match receive(&self.socket, libc::MSG_DONTWAIT) {
                 Ok(datagram) => changes.extend(
@@ -290,9 +293,10 @@ impl Monitor {
                         .filter_map(|(header, payload)| change(header.kind, payload)),
                 ),
                 Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) if overrun => return Ok([Change::Overrun].into()),
                     Some(libc::EAGAIN) => return Ok(changes),
                     Some(libc::EINTR) => {}
-                    Some(libc::ENOBUFS) => changes.push_back(Change::Overrun),
+                    Some(libc::ENOBUFS) => overrun = true,
                     _ => return Err(error),
                 },
             }

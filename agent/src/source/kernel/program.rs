@@ -27,6 +27,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ws
 /// Part of the ring buffer that must be full before a record wakes the reader of [`Wake::Batch`].
 const WAKEUP_SHARE: u32 = 8;
 
+/// Flows that the kernel program may follow beyond `--max-connections`: those that open while the
+/// agent makes room for them. It evicts the one silent longest; the program could only turn the new
+/// one away.
+const SPARE_FLOWS: u32 = 1024;
+
 /// The ring buffer of `aya-log-ebpf`, which no message reaches where the log is off.
 const LOG_MAP: &str = "AYA_LOGS";
 /// A ring buffer has at least a page; this is one on every architecture.
@@ -96,7 +101,10 @@ pub(super) fn load(
         .override_global(globals::WAKEUP_BYTES, &wakeup_bytes, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(globals::RECORDS_MAP, config.ring_buffer)
-        .map_max_entries(globals::FLOWS_MAP, config.max_connections)
+        .map_max_entries(
+            globals::FLOWS_MAP,
+            config.max_connections.saturating_add(SPARE_FLOWS),
+        )
         .map_max_entries(globals::CANDIDATES_MAP, config.max_candidates);
     if log_level == 0 {
         loader.map_max_entries(LOG_MAP, SMALLEST_RING);
@@ -139,6 +147,14 @@ pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelErro
         }
     }
     Ok(())
+}
+
+/// Whether the kernel runs the programs compiled; `None` where it does not say.
+pub(super) fn is_compiled(ebpf: &Ebpf) -> Option<bool> {
+    let [name, ..] = globals::PROGRAMS[Framing::Ethernet as usize];
+    let program: &SchedClassifier = ebpf.program(name)?.try_into().ok()?;
+    let info = program.info().ok()?;
+    Some(info.size_jitted() > 0)
 }
 
 fn set_ports(ebpf: &mut Ebpf, config: &CaptureConfig) -> Result<(), KernelError> {

@@ -36,6 +36,7 @@ pub struct Reader {
     verdicts: Verdicts,
     clock: Clock,
     undecodable: u64,
+    cut: u64,
 }
 
 /// What woke the reader.
@@ -55,6 +56,7 @@ impl Reader {
             verdicts,
             clock: Clock::new(),
             undecodable: 0,
+            cut: 0,
         }
     }
 
@@ -89,6 +91,9 @@ impl Reader {
             records += 1;
             match RecordHeader::decode(&record) {
                 Ok((header, captured)) => {
+                    self.cut = self
+                        .cut
+                        .saturating_add((header.captured < header.len).into());
                     with_segment(&header, captured, &self.clock, &mut segment);
                 }
                 Err(error) => undecodable(&mut self.undecodable, error),
@@ -108,6 +113,12 @@ impl Reader {
         self.undecodable
     }
 
+    /// Segments that were longer than the snap length.
+    #[must_use]
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
     /// Tells the program what the observer has decided.
     pub fn apply(&mut self, verdict: &observer::Verdict) {
         // 0 is no incarnation's number.
@@ -117,21 +128,26 @@ impl Reader {
         let [a, b] = verdict.flow.ends;
         let (key, _) = FlowKey::from_socket_addrs(a, b, verdict.flow.scope);
         let decision = match verdict.decision {
-            Decision::Follow => Verdict::FOLLOW,
-            Decision::Rejected => Verdict::REJECTED,
-            Decision::Ignore => Verdict::IGNORE,
-            Decision::Ended => {
-                self.forget(&key, |flow| flow.epoch == verdict.epoch);
-                Verdict::IGNORE
+            Decision::Follow => Some(Verdict::FOLLOW),
+            Decision::Rejected => Some(Verdict::REJECTED),
+            Decision::Ignore | Decision::Ended => Some(Verdict::IGNORE),
+            // The program follows it again when it speaks.
+            Decision::Idle => None,
+        };
+        if let Some(decision) = decision {
+            let value = Verdict {
+                epoch: verdict.epoch,
+                decision,
+            };
+            // An LRU map makes room for itself.
+            if let Err(error) = self.verdicts.insert(key, value, 0) {
+                log::warn!("telling the kernel program of a verdict: {error}");
             }
-        };
-        let value = Verdict {
-            epoch: verdict.epoch,
-            decision,
-        };
-        // An LRU map makes room for itself.
-        if let Err(error) = self.verdicts.insert(key, value, 0) {
-            log::warn!("telling the kernel program of a verdict: {error}");
+        }
+        // After the verdict: what is followed no more and not unwanted is followed anew. The program
+        // follows whatever switches protocols, so that what is ignored may be among the followed.
+        if matches!(decision, None | Some(Verdict::IGNORE)) {
+            self.forget(&key, |flow| flow.epoch == verdict.epoch);
         }
     }
 
@@ -159,7 +175,9 @@ impl Reader {
         removed
     }
 
-    /// Removes a followed flow if it is the one that is meant; the key may be another's by now.
+    /// Removes a followed flow if it is the one that is meant; the key may be another's by now. If it
+    /// becomes another's this very moment, that one is removed, and followed again as soon as it
+    /// speaks.
     fn forget(
         &mut self,
         key: &FlowKey,

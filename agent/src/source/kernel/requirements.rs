@@ -49,6 +49,7 @@ pub const CAPABILITIES: [Capability; 3] = [
 ];
 
 const SYS_ADMIN: u32 = 21;
+const SYS_RESOURCE: u32 = 24;
 
 /// Why the kernel refuses, where it is known before or after the attempt.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -145,6 +146,12 @@ impl Privileges {
     pub fn has(&self, capability: Capability) -> bool {
         let bit = |bit: u32| self.effective & (1 << bit) != 0;
         bit(capability.bit) || (capability.admin && bit(SYS_ADMIN))
+    }
+
+    /// Whether the limit on locked memory can be raised (`CAP_SYS_RESOURCE`).
+    #[must_use]
+    pub fn may_raise_limits(&self) -> bool {
+        self.effective & (1 << SYS_RESOURCE) != 0
     }
 
     /// Checks the capabilities.
@@ -279,6 +286,12 @@ mod tests {
     fn sys_admin_stands_for_bpf_and_perfmon() {
         assert_eq!(privileges("0000000000201000", 0).check(), Ok(()));
         assert!(privileges("0000000000200000", 0).check().is_err());
+    }
+
+    #[test]
+    fn limits_are_raised_with_a_capability_of_its_own() {
+        assert!(privileges("0000000001000000", 0).may_raise_limits());
+        assert!(!privileges("000000c000001000", 0).may_raise_limits());
     }
 
     #[test]

@@ -232,3 +232,40 @@ fn another_epoch_is_another_connection() {
         .collect();
     assert_eq!(verdicts, [(5, Decision::Follow), (5, Decision::Ended)]);
 }
+
+#[test]
+fn one_that_was_silent_too_long_is_found_again_when_it_speaks() {
+    let mut s = Script::new(config());
+    s.epoch = 5;
+    s.connect();
+    s.client(REQUEST.as_bytes());
+    s.server(RESPONSE.as_bytes());
+    s.wait(Duration::from_secs(3601));
+    s.observer.handle_timeout(s.now);
+    assert_eq!(s.decisions(), [Decision::Follow, Decision::Idle]);
+    s.events();
+    for _ in 0..9 {
+        s.server(&plain(0x81, b"still here"));
+        s.client(&masked(0x81, b"and so am I"));
+    }
+    assert_eq!(s.decisions(), [Decision::Follow]);
+    assert_eq!(s.lines()[0], "handshake midstream");
+    assert_eq!(s.observer.stats().active, 1);
+}
+
+#[test]
+fn a_source_that_goes_on_is_told_again() {
+    let mut s = Script::new(config());
+    s.epoch = 5;
+    s.client(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+    assert_eq!(s.decisions(), [Decision::Ignore]);
+    // What was on its way is no reason.
+    s.client(b"late");
+    assert_eq!(s.decisions(), []);
+    for _ in 0..2 {
+        s.wait(Duration::from_secs(1));
+        s.client(b"deaf");
+        s.client(b"deaf");
+        assert_eq!(s.decisions(), [Decision::Ignore]);
+    }
+}

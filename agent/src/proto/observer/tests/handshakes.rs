@@ -327,7 +327,11 @@ fn what_the_events_say() {
 
 #[test]
 fn an_attempt_is_told_of_when_both_ends_then_lose_their_way() {
-    for client in [&b"HTTP/1.1 200 OK\r\n\r\n"[..], b"GET / HTTP/1.1\r\n: \r\n\r\n", b"\x00\x01\x02"] {
+    for client in [
+        &b"HTTP/1.1 200 OK\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\n: \r\n\r\n",
+        b"\x00\x01\x02",
+    ] {
         let mut s = Script::new(config());
         s.connect();
         s.client(REQUEST.as_bytes());
@@ -336,4 +340,198 @@ fn an_attempt_is_told_of_when_both_ends_then_lose_their_way() {
         s.shut();
         assert_eq!(s.lines(), ["handshake unanswered /chat"], "{client:?}");
     }
+}
+
+#[test]
+fn an_answer_that_opens_another_protocol_is_ignored_at_once() {
+    let answer = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+    let mut s = Script::new(config());
+    s.server(answer.as_bytes());
+    assert_eq!(s.decisions(), [Decision::Ignore]);
+}
+
+#[test]
+fn pipelined_with_the_upgrade_behind() {
+    let mut s = connected();
+    let all = [
+        b"GET /a HTTP/1.1\r\n\r\nHEAD /b HTTP/1.1\r\n\r\n",
+        REQUEST.as_bytes(),
+    ]
+    .concat();
+    s.client(&all);
+    s.server(
+        &[
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+            RESPONSE.as_bytes(),
+            &plain(0x89, b""),
+        ]
+        .concat(),
+    );
+    assert_eq!(s.lines(), ["handshake accepted 101 /chat", "s2c 1 ping 0"]);
+}
+
+#[test]
+fn interim_responses_before_the_answer() {
+    for interim in [
+        "100 Continue",
+        "102 Processing",
+        "103 Early Hints\r\nLink: </x>",
+    ] {
+        let mut s = connected();
+        s.client(REQUEST.as_bytes());
+        s.server(format!("HTTP/1.1 {interim}\r\n\r\n").as_bytes());
+        assert!(s.lines().is_empty());
+        s.server(RESPONSE.as_bytes());
+        assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
+    }
+}
+
+#[test]
+fn heads_as_they_should_not_be_written() {
+    let request = "GET  http://server.example.com/chat  HTTP/1.1\n\
+        hOST:server.example.com\nUPGRADE: h2c,\n\t WebSocket\n\
+        connection: keep-alive , UPGRADE\nconnection: te\n\
+        sec-websocket-key:\n dGhlIHNhbXBsZSBub25jZQ==   \nSEC-WEBSOCKET-VERSION:13\n\
+        Sec-WebSocket-Protocol: chat\nSec-WebSocket-Protocol: superchat,,\n\
+        Sec-WebSocket-Extensions: a\nSec-WebSocket-Extensions: permessage-deflate\n\
+        bad header\n\n";
+    let response = "HTTP/1.1 101\nupgrade: WEBSOCKET\nConnection: Keep-Alive,Upgrade\n\
+        SEC-WEBSOCKET-ACCEPT:\n s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\nSec-WebSocket-Protocol: superchat\n\
+        Sec-WebSocket-Extensions: permessage-deflate\nSec-WebSocket-Extensions: a\n\n";
+    for size in [1, 7, 10_000] {
+        let mut s = connected();
+        request
+            .as_bytes()
+            .chunks(size)
+            .for_each(|piece| s.client(piece));
+        response
+            .as_bytes()
+            .chunks(size)
+            .for_each(|piece| s.server(piece));
+        let events = s.events();
+        let [event] = events.as_slice() else {
+            panic!("{events:?}")
+        };
+        let EventKind::Handshake(handshake) = &event.kind else {
+            panic!()
+        };
+        assert_eq!(event.connection.outcome, Outcome::Accepted);
+        assert_eq!(
+            event.connection.path.as_deref(),
+            Some("http://server.example.com/chat")
+        );
+        assert_eq!(event.connection.subprotocol.as_deref(), Some("superchat"));
+        assert_eq!(handshake.offered_subprotocols, ["chat", "superchat"]);
+        assert_eq!(
+            handshake.extensions.as_deref(),
+            Some("permessage-deflate, a")
+        );
+    }
+}
+
+#[test]
+fn headers_that_may_come_once() {
+    for (from, to, rule) in [
+        (
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Key",
+            "invalid_key",
+        ),
+        ("Sec-WebSocket-Version: 13", "Version", "invalid_version"),
+    ] {
+        let mut s = connected();
+        s.client(
+            REQUEST
+                .replace(from, &format!("{from}\r\n{from}"))
+                .as_bytes(),
+        );
+        s.server(RESPONSE.as_bytes());
+        let lines = s.lines();
+        assert!(
+            lines[0].starts_with(&format!("violation c2s {rule}")),
+            "{to}: {lines:?}"
+        );
+        assert_eq!(lines.last().unwrap(), "handshake invalid 101 /chat");
+    }
+}
+
+#[test]
+fn refusals_with_bodies_of_every_kind() {
+    for refusal in [
+        &b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"[..],
+        b"HTTP/1.1 503 x\r\nContent-Length: 21\r\n\r\nHTTP/1.1 101 Upgraded\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+    ] {
+        for size in [1, 1000] {
+            let mut s = connected();
+            s.client(REQUEST.as_bytes());
+            refusal.chunks(size).for_each(|piece| s.server(piece));
+            assert!(s.lines()[0].starts_with("handshake rejected"));
+            s.client(REQUEST.as_bytes());
+            s.server(RESPONSE.as_bytes());
+            assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
+        }
+    }
+    // As long as the connection.
+    let mut s = connected();
+    s.client(REQUEST.as_bytes());
+    s.server(b"HTTP/1.0 502 Bad Gateway\r\n\r\n");
+    s.server(RESPONSE.as_bytes());
+    s.shut();
+    assert_eq!(s.lines(), ["handshake rejected 502 /chat"]);
+}
+
+#[test]
+fn proxies_of_another_age() {
+    // A proxy that speaks HTTP/1.0 and passes the upgrade on all the same.
+    let mut s = connected();
+    s.client(REQUEST.replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+    s.server(RESPONSE.replace("HTTP/1.1", "HTTP/1.0").as_bytes());
+    s.server(&plain(0x81, b"x"));
+    assert_eq!(s.lines().len(), 3);
+    // One that asks for credentials before it lets through, and answers as of old.
+    let mut s = connected();
+    s.client(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n");
+    s.server(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 2\r\n\r\nno");
+    s.client(b"CONNECT a:80 HTTP/1.1\r\nProxy-Authorization: x\r\n\r\n");
+    s.server(b"HTTP/1.0 200 Connection established\r\nProxy-Agent: x\r\n\r\n");
+    s.client(b"GET / HTTP/1.1\r\n\r\n");
+    s.server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    s.client(REQUEST.as_bytes());
+    s.server(&[RESPONSE.as_bytes(), &plain(0x81, b"x")].concat());
+    s.client(&masked(0x81, b"y"));
+    assert_eq!(
+        s.lines(),
+        [
+            "handshake accepted 101 /chat",
+            "s2c 1 text 1",
+            "message s2c text 1 in 1",
+            "c2s 1 text 1",
+            "message c2s text 1 in 1",
+        ]
+    );
+}
+
+#[test]
+fn behind_a_balancer_that_speaks_the_proxy_protocol() {
+    let v1 = &b"PROXY TCP4 198.51.100.1 192.0.2.1 40000 80\r\n"[..];
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\0\x50\0\x51";
+    for preface in [v1, v2] {
+        let bytes = [preface, REQUEST.as_bytes()].concat();
+        for size in [1, 5, preface.len(), 10_000] {
+            let mut s = connected();
+            bytes.chunks(size).for_each(|piece| s.client(piece));
+            s.server(RESPONSE.as_bytes());
+            s.client(&masked(0x89, b""));
+            assert_eq!(
+                s.lines(),
+                ["handshake accepted 101 /chat", "c2s 1 ping 0"],
+                "{size}"
+            );
+        }
+    }
+    let mut s = connected();
+    s.client(v1);
+    s.client(b"\x16\x03\x01\x02\0\x01\0\x01\xfc");
+    assert_eq!(s.observer.stats().unreadable_tls, 1);
 }

@@ -92,7 +92,7 @@ fn every_metric_is_exposed_with_its_kind_and_labels() {
 
 /// The contract's list: name, kind, labels of its own.
 const CONTRACT: &str = "
-websocket_handshakes_total counter outcome status
+websocket_handshakes_total counter outcome status subprotocol
 websocket_handshake_duration_seconds histogram
 websocket_connections_active gauge
 websocket_connections_closed_total counter kind code initiator
@@ -119,6 +119,7 @@ wstap_samples_lost_total counter reason
 wstap_frames_lost_total counter
 wstap_gaps_total counter
 wstap_resyncs_total counter
+wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
 wstap_kernel_packets_total counter verdict
 wstap_unreadable_connections_total counter reason
@@ -205,14 +206,15 @@ fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
     let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
     let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
-    let kernel = Counter::ALL
+    let verdicts = Counter::ALL
         .iter()
-        .filter_map(|counter| match counter.group() {
-            Group::Packets => Some((names::KERNEL_PACKETS.name, counter.label())),
-            Group::Lost => Some((names::SAMPLES_LOST.name, counter.label())),
-            Group::Total => None,
-        });
-    for (name, label) in limits.into_iter().chain(kernel) {
+        .filter(|counter| counter.group() == Group::Packets)
+        .map(|counter| (names::KERNEL_PACKETS.name, counter.label()));
+    let status = AgentStatus::default();
+    let lost = status
+        .lost()
+        .map(|(reason, _)| (names::SAMPLES_LOST.name, reason));
+    for (name, label) in limits.into_iter().chain(verdicts).chain(lost) {
         assert!(
             documented[name].contains(&format!("`{label}`")),
             "{name}: {label}"
