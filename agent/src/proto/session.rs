@@ -352,6 +352,7 @@ impl Session {
             response,
             at,
             held,
+            client_lost,
         } = opening;
         let Some(input) = input else { return };
         let decided = Decided {
@@ -366,7 +367,7 @@ impl Session {
         let violations = std::mem::take(&mut self.account.violations);
         let mut websocket = WebSocket::new(connection, client, response.extensions(request))
             .with_violations(violations);
-        if attempt.is_none() {
+        if attempt.is_none() || client_lost {
             websocket.begin_anywhere(Direction::ClientToServer, None, cx);
         }
         self.phase = Phase::WebSocket(Box::new(websocket));

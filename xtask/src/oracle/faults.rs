@@ -13,7 +13,7 @@ struct Fault {
     explains: fn(&Difference<'_>) -> bool,
 }
 
-const FAULTS: [Fault; 3] = [
+const FAULTS: [Fault; 4] = [
     Fault {
         judges: &["tshark", "rows", "suricata"],
         name: "no handshake, no frames",
@@ -47,6 +47,21 @@ const FAULTS: [Fault; 3] = [
             difference.field == "message"
                 && difference.theirs.len() == 2 * 262_144
                 && difference.ours.starts_with(&difference.theirs)
+        },
+    },
+    Fault {
+        judges: &["tshark"],
+        name: "hundreds of frames in a segment",
+        reason: "tshark gives up within a packet after 500 layers of protocols, of which each frame \
+                 is one",
+        explains: |difference| {
+            let frames = difference
+                .connection
+                .map(|c| &c.frames[difference.direction]);
+            let time = |frame: &Frame| frame.get("ts").cloned();
+            let last = frames.and_then(|frames| time(frames.get(difference.index)?));
+            let same = (frames.into_iter().flatten()).filter(|frame| time(frame) == last);
+            difference.field == "frames" && last.is_some() && same.count() > 490
         },
     },
 ];

@@ -59,7 +59,9 @@ pub fn events(lines: &str) -> Result<Dissection> {
 
 fn frame(event: &Value) -> Frame {
     let mut frame = Frame::new();
-    for name in ["opcode", "mask", "fin", "rsv", "masked", "len", "code"] {
+    for name in [
+        "ts", "opcode", "mask", "fin", "rsv", "masked", "len", "code",
+    ] {
         match &event[name] {
             Value::Null => {}
             Value::String(text) => drop(frame.insert(name, text.clone())),

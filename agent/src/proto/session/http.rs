@@ -123,6 +123,8 @@ pub(super) struct Opening {
     pub at: usize,
     /// What the client sent before.
     pub held: Vec<Held>,
+    /// Whether what the client sent behind its request was not held.
+    pub client_lost: bool,
 }
 
 impl Default for Side {
@@ -407,6 +409,7 @@ impl Http {
                 attempt,
                 response,
                 at,
+                client_lost: matches!(self.sides[client].reading, Reading::Lost),
                 held: self.take_held(),
             }));
         }
@@ -492,9 +495,10 @@ impl Http {
     fn lose(&mut self, side: usize) -> Step {
         let upgrading = self.is_upgrading();
         self.sides[side].reading = Reading::Lost;
-        // Which response answers what is not known any more.
+        // Which response answers what is not known any more, but for the next one.
         if self.client == Some(side) {
-            self.pending.clear();
+            let kept = matches!(self.pending.front(), Some(Pending::Upgrade(_)));
+            self.pending.truncate(usize::from(kept));
         } else if upgrading {
             (self.pending).retain(|pending| matches!(pending, Pending::Upgrade(_)));
             return Step::AnswerLost;

@@ -326,6 +326,23 @@ fn what_the_events_say() {
 }
 
 #[test]
+fn an_attempt_is_told_of_when_both_ends_then_lose_their_way() {
+    for client in [
+        &b"HTTP/1.1 200 OK\r\n\r\n"[..],
+        b"GET / HTTP/1.1\r\n: \r\n\r\n",
+        b"\x00\x01\x02",
+    ] {
+        let mut s = Script::new(config());
+        s.connect();
+        s.client(REQUEST.as_bytes());
+        s.server(b"HTTP/1.x\r\n\r\n");
+        s.client(client);
+        s.shut();
+        assert_eq!(s.lines(), ["handshake unanswered /chat"], "{client:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_opens_another_protocol_is_ignored_at_once() {
     let answer = "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
     let mut s = Script::new(config());
