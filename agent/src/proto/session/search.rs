@@ -94,6 +94,9 @@ impl Search {
             if !Chain::can_begin(*first, second, self.masked) {
                 continue;
             }
+            if self.masked && repeats(piece.bytes, from) {
+                continue;
+            }
             let mut chain = Chain::new(Some(self.masked), from == 0 && piece.starts_segment);
             chain.missing_before = self.missing.unwrap_or(0);
             match chain.feed(piece, from, &demand) {
@@ -129,4 +132,13 @@ impl Search {
     fn weigh(&mut self) {
         self.held = self.chains.iter().map(Chain::held).sum();
     }
+}
+
+/// Whether the bytes around `at` repeat after four: payload of one byte throughout (zeros, most
+/// often) under a masking key. Wherever that looks like a header it does so every four bytes, each
+/// as credible as the one before. A header of its own looks so once in 2^31.
+fn repeats(bytes: &[u8], at: usize) -> bool {
+    let word = |at: usize| bytes.get(at..)?.first_chunk::<4>();
+    let here = word(at);
+    here.is_some() && (here == word(at + 4) || at.checked_sub(4).and_then(word) == here)
 }

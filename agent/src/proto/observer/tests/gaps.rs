@@ -3,7 +3,7 @@
 use super::config;
 use crate::proto::{
     flow::Role,
-    observer::script::{RESPONSE, Script, masked, plain},
+    observer::script::{RESPONSE, Script, frame, masked, plain},
 };
 
 #[test]
@@ -48,6 +48,31 @@ fn a_lost_header_is_reported_and_repaired() {
         assert_eq!(lines.len(), 13);
         let stats = s.observer.stats();
         assert_eq!((stats.gaps, stats.resyncs, stats.frames_lost), (1, 1, 1));
+    }
+}
+
+#[test]
+fn a_payload_of_one_byte_throughout_is_no_row_of_frames() {
+    // Some of these keys make every four bytes look like a frame's header.
+    for first in 0x80..=0x8a_u8 {
+        for second in (0x80..=0xff_u8).step_by(3) {
+            let mut s = Script::accepted(config());
+            s.lose(Role::Client, 700);
+            // The end of a payload of zeros, as its masking key leaves it.
+            s.client(&[first, second, 0x11, 0x22].repeat(350));
+            for n in 0..12 {
+                let key = [first ^ n, second ^ n, 3 * n, 0x81 ^ n];
+                s.client(&frame(0x82, Some(key), &[0; 1400]));
+            }
+            s.give_up();
+            let lines = s.lines();
+            let other = |line: &String| {
+                !line.contains("gap c2s") && !(line.contains("binary 1400") && line.contains("c2s"))
+            };
+            let other: Vec<_> = lines.into_iter().filter(other).collect();
+            assert!(other.is_empty(), "{first:x} {second:x}: {other:?}");
+            assert_eq!(s.observer.stats().resyncs, 1, "{first:x} {second:x}");
+        }
     }
 }
 
