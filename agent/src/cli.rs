@@ -71,7 +71,7 @@ pub enum Command {
     /// Tell whether this machine can run wstap, and what to do if not
     #[command(after_help = "\
 It looks at the kernel, BTF, capabilities and hooks. Each line says yes, no or degraded, and the
-remedy. The exit status is 1 if `wstap run` could not work.
+remedy; or unknown, where what it takes to find out is missing. The exit status is 1 if `wstap run` could not work.
 
 Examples:
   wstap check
@@ -155,7 +155,7 @@ Examples:
   wstap trace                                   everything, on every interface
   wstap trace -i lo -p 8080 --payload           loopback, port 8080, the first bytes of each payload
   wstap trace --event close                     only who ended which connection, how and why
-  wstap trace --opcode ping,pong --server 10.0.0.7:443
+  wstap trace --opcode ping,pong --server 10.0.0.7:8080
   wstap trace -o json --path '/chat/*' | jq .
 
 ", selection_help!()))]

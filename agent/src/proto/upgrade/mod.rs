@@ -5,6 +5,8 @@ mod body;
 mod head;
 mod proxy;
 
+use std::borrow::Cow;
+
 use base64::{
     Engine,
     alphabet::STANDARD,
@@ -198,12 +200,23 @@ fn names_websocket(value: &[u8]) -> bool {
     elements(value).any(|element| element.eq_ignore_ascii_case(b"websocket"))
 }
 
+/// The head with a first line that is UTF-8, which the parser insists on and servers do not.
+fn with_text_target(head: &[u8]) -> Cow<'_, [u8]> {
+    let end = head.iter().position(|byte| *byte == b'\n');
+    let (line, rest) = head.split_at(end.unwrap_or(head.len()));
+    match String::from_utf8_lossy(line) {
+        Cow::Borrowed(_) => Cow::Borrowed(head),
+        Cow::Owned(line) => Cow::Owned([line.as_bytes(), rest].concat()),
+    }
+}
+
 /// Reads a request's head, blank line included.
 ///
 /// # Errors
 ///
 /// [`HeadError`] where it is no HTTP/1 request, or has too many headers.
 pub fn parse_request(head: &[u8]) -> Result<RequestHead, HeadError> {
+    let head = &*with_text_target(head);
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let status = httparse::ParserConfig::default()

@@ -175,6 +175,16 @@ fn heads_have_limits() {
 }
 
 #[test]
+fn a_target_that_is_no_text_is_a_target() {
+    let head = b"GET /a\xff\xfeb HTTP/1.1\r\nUpgrade: websocket\r\nHost: x\xff\r\n\r\n";
+    let Asks::Upgrade(request) = parse_request(head).unwrap().asks else {
+        panic!("it asks for an upgrade");
+    };
+    assert_eq!(request.path, "/a\u{fffd}\u{fffd}b");
+    assert_eq!(request.host.as_deref(), Some("x\u{fffd}"));
+}
+
+#[test]
 fn bytes_that_are_no_text_are_replaced() {
     let head = [
         &b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nHost: \xff\xfe\r\n\r\n"[..],

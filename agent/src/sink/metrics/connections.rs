@@ -1,6 +1,6 @@
 //! The live connections as JSON, for `/connections`.
 
-use std::net::SocketAddr;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use serde::Serialize;
 
@@ -8,9 +8,12 @@ use super::{
     series::Live,
     tally::{OPCODES, OpcodeTally},
 };
-use crate::proto::{
-    flow::{Direction, PerDirection},
-    time::Timestamp,
+use crate::{
+    proto::{
+        flow::{Direction, PerDirection},
+        time::Timestamp,
+    },
+    sink::escape::is_hostile,
 };
 
 /// A live connection. Fields are named as those of the events are.
@@ -93,7 +96,22 @@ pub(super) fn append(text: &mut String, connections: &[Live], now: Timestamp) {
         // Only a map with keys that are no strings could fail, and there is none.
         if let Ok(entry) = serde_json::to_string(&Entry::new(live, now)) {
             text.push_str(if text.len() > 1 { ",\n" } else { "\n" });
-            text.push_str(&entry);
+            push_harmless(text, &entry);
+        }
+    }
+}
+
+/// Appends JSON with what a terminal would obey escaped. Outside of strings there is nothing of the
+/// kind, so the value is the same.
+fn push_harmless(text: &mut String, json: &str) {
+    for c in json.chars() {
+        if is_hostile(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        } else {
+            text.push(c);
         }
     }
 }
@@ -107,6 +125,16 @@ fn rfc3339(Timestamp(nanos): Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped_and_means_the_same() {
+        let path = "/\u{202e}\u{9b}31m\u{e0041}é";
+        let json = serde_json::to_string(path).unwrap();
+        let mut text = String::new();
+        push_harmless(&mut text, &json);
+        assert_eq!(text, "\"/\\u202e\\u009b31m\\udb40\\udc41é\"");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), path);
+    }
 
     #[test]
     fn times_are_utc_with_nanoseconds() {

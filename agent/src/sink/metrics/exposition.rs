@@ -6,6 +6,7 @@
 use std::fmt::{self, Display, Write};
 
 use super::{histogram::Histogram, names::Metric};
+use crate::sink::escape::is_hostile;
 
 /// An exposition in the making.
 #[derive(Debug, Default)]
@@ -147,8 +148,8 @@ fn label(text: &mut String, name: &str, value: &dyn Display) {
     text.push('"');
 }
 
-/// Escapes a label value as the format asks. Other control characters are replaced: Prometheus
-/// refuses a whole scrape for one NUL in a value.
+/// Escapes a label value as the format asks. What a terminal or a dashboard would obey is replaced,
+/// and Prometheus refuses a whole scrape for one NUL in a value.
 struct Escaped<'a>(&'a mut String);
 
 impl Write for Escaped<'_> {
@@ -158,7 +159,7 @@ impl Write for Escaped<'_> {
                 '\\' => self.0.push_str("\\\\"),
                 '"' => self.0.push_str("\\\""),
                 '\n' => self.0.push_str("\\n"),
-                c if c.is_control() => self.0.push(char::REPLACEMENT_CHARACTER),
+                c if is_hostile(c) => self.0.push(char::REPLACEMENT_CHARACTER),
                 c => self.0.push(c),
             }
         }
@@ -187,14 +188,14 @@ mod tests {
     #[test]
     fn labels_of_scope_and_metric_are_joined_and_escaped() {
         let mut out = Exposition::default();
-        let scope = labels(&["path"], &[&"/a\"b\\c\nd\0e"]);
+        let scope = labels(&["path"], &[&"/a\"b\\c\nd\0\u{202e}e"]);
         out.family(&names::UNANSWERED_PINGS)
             .sample(&scope, &[&"server_to_client"], 3);
         let text = out.finish();
         let line = text.lines().last().unwrap();
         assert_eq!(
             line,
-            "websocket_unanswered_pings_total{path=\"/a\\\"b\\\\c\\nd\u{fffd}e\",direction=\"server_to_client\"} 3"
+            "websocket_unanswered_pings_total{path=\"/a\\\"b\\\\c\\nd\u{fffd}\u{fffd}e\",direction=\"server_to_client\"} 3"
         );
     }
 
