@@ -6,6 +6,7 @@
 
 mod account;
 mod chain;
+mod evidence;
 mod http;
 mod incoming;
 mod ping;
@@ -167,6 +168,7 @@ impl Session {
                 offset,
                 bytes,
                 starts_segment,
+                ends_segment,
             } => self.handle_bytes(
                 &Bytes {
                     side,
@@ -174,6 +176,7 @@ impl Session {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 },
                 cx,
             ),
@@ -257,9 +260,11 @@ impl Session {
                     ts,
                     bytes,
                     starts_segment,
+                    ends_segment,
                     ..
                 } = *input;
-                websocket.handle_bytes(direction, ts, bytes, starts_segment, cx);
+                let edges = (starts_segment, ends_segment);
+                websocket.handle_bytes(direction, ts, bytes, edges, cx);
             }
             Phase::Http(http) => {
                 let step = http.handle_bytes(input, &mut self.account, cx);
@@ -444,6 +449,7 @@ impl Session {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 } => self.handle_bytes(
                     &Bytes {
                         side,
@@ -451,6 +457,7 @@ impl Session {
                         offset,
                         bytes: &bytes,
                         starts_segment,
+                        ends_segment,
                     },
                     cx,
                 ),

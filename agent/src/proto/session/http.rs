@@ -67,6 +67,7 @@ pub(super) enum Held {
         offset: u64,
         bytes: Vec<u8>,
         starts_segment: bool,
+        ends_segment: bool,
     },
     Missing {
         ts: Timestamp,
@@ -83,6 +84,7 @@ pub(super) struct Bytes<'a> {
     pub offset: u64,
     pub bytes: &'a [u8],
     pub starts_segment: bool,
+    pub ends_segment: bool,
 }
 
 impl Bytes<'_> {
@@ -316,6 +318,7 @@ impl Http {
             offset,
             bytes: bytes.to_vec(),
             starts_segment: input.starts_segment && at == 0,
+            ends_segment: input.ends_segment,
         });
     }
 
@@ -453,6 +456,7 @@ impl Http {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 } => {
                     let input = Bytes {
                         side: client,
@@ -460,6 +464,7 @@ impl Http {
                         offset,
                         bytes: &bytes,
                         starts_segment,
+                        ends_segment,
                     };
                     self.handle_bytes(&input, account, cx)
                 }
