@@ -109,6 +109,17 @@ pub struct PerDirection<T> {
     pub server_to_client: T,
 }
 
+impl<T> PerDirection<T> {
+    /// That of `direction`, and that of the other one.
+    pub fn pair_mut(&mut self, direction: Direction) -> (&mut T, &mut T) {
+        let (c2s, s2c) = (&mut self.client_to_server, &mut self.server_to_client);
+        match direction {
+            Direction::ClientToServer => (c2s, s2c),
+            Direction::ServerToClient => (s2c, c2s),
+        }
+    }
+}
+
 impl<T> Index<Direction> for PerDirection<T> {
     type Output = T;
 

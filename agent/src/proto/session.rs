@@ -7,6 +7,7 @@
 mod account;
 mod chain;
 mod content;
+mod evidence;
 mod http;
 mod incoming;
 mod payload;
@@ -173,6 +174,7 @@ impl Session {
                 offset,
                 bytes,
                 starts_segment,
+                ends_segment,
             } => self.handle_bytes(
                 &Bytes {
                     side,
@@ -180,6 +182,7 @@ impl Session {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 },
                 cx,
             ),
@@ -267,9 +270,11 @@ impl Session {
                     ts,
                     bytes,
                     starts_segment,
+                    ends_segment,
                     ..
                 } = *input;
-                websocket.handle_bytes(direction, ts, bytes, starts_segment, cx);
+                let edges = (starts_segment, ends_segment);
+                websocket.handle_bytes(direction, ts, bytes, edges, cx);
             }
             Phase::Http(http) => {
                 let step = http.handle_bytes(input, &mut self.account, cx);
@@ -455,6 +460,7 @@ impl Session {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 } => self.handle_bytes(
                     &Bytes {
                         side,
@@ -462,6 +468,7 @@ impl Session {
                         offset,
                         bytes: &bytes,
                         starts_segment,
+                        ends_segment,
                     },
                     cx,
                 ),

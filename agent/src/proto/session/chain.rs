@@ -1,40 +1,33 @@
 //! Chains of plausible frame headers: how frames are recognised where nothing says where one begins.
 //!
 //! Each header says where the next one is to be, so bytes that are no frames contradict themselves
-//! soon. How much a chain proves is counted in bits, the binary logarithm of how unlikely random
-//! bytes are to look like that:
-//!
-//! - a random byte pair is a plausible header some 5 % of the time, with the mask bit known half as
-//!   often: [`FIRST`] and [`NEXT`] bits;
-//! - a frame that ends exactly where a segment does: its length had one value in 128, [`ALIGNED`];
-//! - text that is UTF-8: eight random bytes are in fewer than one case in a hundred, [`TEXT`].
+//! soon. How much a chain proves is counted in bits, by [`super::evidence`].
 //!
 //! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing.
 
 use std::time::Duration;
 
+use super::{
+    evidence::{self, BIT, Expected, TEXT_SAMPLE},
+    ping::Pings,
+};
 use crate::proto::{
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
     message::Messages,
     time::Timestamp,
 };
 
-/// Bits that the first header of a chain is worth.
-const FIRST: u32 = 4;
-/// Bits that a further header is worth, or the first where the mask bit is known beforehand.
-const NEXT: u32 = 5;
-/// Bits that a frame is worth that ends with a segment.
-const ALIGNED: u32 = 6;
-/// Bits that a known mask and a beginning at a segment's start are worth when the search is for any
-/// byte: there are some thousand times fewer of these.
-const ALIGNED_START: u32 = 10;
-/// Bits that text is worth.
-const TEXT: u32 = 5;
-/// Bytes of text that are looked at.
-const TEXT_SAMPLE: usize = 8;
+/// Text that is not masked proves at most so much in a chain: what is around may be all text.
+const PLAIN_TEXT: i32 = 8 * BIT;
+
+/// Content that proves as much makes up for the chance that a false header led to a true one.
+const CREDIBLE_CONTENT: i32 = 5 * BIT;
+
+/// Payload bytes of a full segment on most links.
+const USUAL_SEGMENT: u64 = 1448;
 
 /// Frames that a chain may have without proving enough.
-const MAX_FRAMES: usize = 24;
+const MAX_FRAMES: usize = 128;
 /// Headers in a row that may prove nothing.
 const MAX_HOLLOW: usize = 4;
 /// A longer payload than this is not believed of a frame that is only guessed.
@@ -49,6 +42,8 @@ pub(super) struct Piece<'a> {
     pub bytes: &'a [u8],
     /// They begin a segment.
     pub starts_segment: bool,
+    /// They end one.
+    pub ends_segment: bool,
     /// How long it had been quiet before them.
     pub quiet: Duration,
     /// Number of the piece, over both directions.
@@ -72,10 +67,14 @@ pub(super) struct ChainFrame {
     /// Payload bytes that went by.
     pub seen: u64,
     wanted: usize,
+    /// Payload bytes after which its content can be judged; `None` once it was, or where it cannot.
+    judged_at: Option<usize>,
+    /// The same header, masking key and all, came before in the chain, and is short. Periodic bytes
+    /// do that, so it proves nothing but by where it ends.
+    repeated: bool,
+    /// What its content proves.
+    content: i32,
     intact: bool,
-    judged: bool,
-    /// The payload spoke for the frame.
-    pub credible_text: bool,
 }
 
 /// Where a chain is.
@@ -84,22 +83,30 @@ enum Place {
     Header {
         decoder: HeaderDecoder,
         quiet: Duration,
-        aligned: bool,
+        /// The frame before it ended in bytes that are missing: whether a segment ended there, the
+        /// n-th since its header, shows when this one begins.
+        unseen_end: Option<u32>,
     },
     Payload {
         left: u64,
+        /// Segments that have ended in it.
+        ends: u32,
     },
 }
 
-/// What is asked of a chain.
+/// What is asked of a chain, and what is known beside it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Demand {
-    /// Bits that are enough.
-    pub bits: u32,
-    /// With this mask bit, so many bits are enough.
-    pub paired: Option<(bool, u32)>,
+pub(super) struct Demand<'a> {
+    /// So much is enough, if it is enough for the chain itself.
+    pub bits: i32,
+    /// With this mask bit, so much is enough.
+    pub paired: Option<(bool, i32)>,
     /// Payload bytes to keep of each frame.
     pub preview: usize,
+    /// The other side has sent its close frame.
+    pub expects_close: bool,
+    /// The other side's pings.
+    pub pings: &'a Pings,
 }
 
 /// What became of a chain.
@@ -109,7 +116,7 @@ pub(super) enum Fed {
     Alive,
     /// It contradicts itself.
     Dead,
-    /// It proves enough. Its last header ends at this position in the piece.
+    /// It proves enough. It was read up to this position in the piece.
     Proven(usize),
 }
 
@@ -122,12 +129,18 @@ pub(super) struct Chain {
     mask_known: bool,
     /// Whether a message is under way, once that is known.
     within_message: Option<bool>,
-    bits: u32,
+    bits: i32,
+    /// What [`PLAIN_TEXT`] leaves to be counted.
+    plain_text: i32,
     hollow: usize,
+    /// What it has to prove at least.
+    pub needed: i32,
     /// It begins with a segment.
     pub starts_segment: bool,
     /// Bytes that were missing from where the search for it began to where it begins.
     pub missing_before: u64,
+    /// Bytes and segments' ends from where it begins.
+    span: (u64, u32),
 }
 
 impl Chain {
@@ -135,25 +148,28 @@ impl Chain {
     pub fn new(masked: Option<bool>, starts_segment: bool) -> Self {
         Self {
             frames: Vec::new(),
-            place: Place::Header {
-                decoder: HeaderDecoder::new(),
-                quiet: Duration::ZERO,
-                aligned: false,
-            },
+            place: Place::header(),
             masked,
             mask_known: masked.is_some(),
             within_message: None,
             bits: 0,
+            plain_text: PLAIN_TEXT,
             hollow: 0,
+            needed: 0,
             starts_segment,
             missing_before: 0,
+            span: (0, 0),
         }
     }
 
     /// Whether a header can begin with these two bytes, and would prove something.
-    pub fn can_begin(first: u8, second: Option<u8>, masked: bool) -> bool {
-        let plausible = is_plausible_start(first) && first != 0;
-        plausible && second.is_none_or(|second| (second & 0x80 != 0) == masked && second != first)
+    pub fn can_begin(first: u8, second: Option<u8>, masked: Option<bool>) -> bool {
+        let is_masked = |second: u8| second & 0x80 != 0;
+        first != 0
+            && is_plausible_start(first)
+            && second.is_none_or(|second| {
+                second != first && masked.is_none_or(|masked| masked == is_masked(second))
+            })
     }
 
     /// The mask bit of its frames.
@@ -162,13 +178,24 @@ impl Chain {
     }
 
     /// What it proves so far.
-    pub fn bits(&self) -> u32 {
+    pub fn bits(&self) -> i32 {
         self.bits
     }
 
     /// Its frames so far; the payload of the last one may still go on.
     pub fn frames(&self) -> &[ChainFrame] {
         &self.frames
+    }
+
+    /// Bytes and segments' ends from where it begins.
+    pub fn span(&self) -> (u64, u32) {
+        self.span
+    }
+
+    /// Whether the last byte was the last of a frame.
+    pub fn is_between_frames(&self) -> bool {
+        matches!(&self.place, Place::Header { decoder, .. } if decoder.is_empty())
+            && !self.frames.is_empty()
     }
 
     /// Its frames, and the header behind them as far as it came.
@@ -183,10 +210,7 @@ impl Chain {
     /// From now on the mask bit counts as known beforehand.
     pub fn trust_mask(&mut self) {
         if !self.mask_known && self.bits > 0 {
-            self.bits += NEXT - FIRST;
-            if self.starts_segment {
-                self.bits += ALIGNED_START;
-            }
+            self.bits += evidence::MASK_BIT;
         }
         self.mask_known = true;
     }
@@ -199,7 +223,10 @@ impl Chain {
     }
 
     /// Takes in the bytes of `piece` from position `from` on.
-    pub fn feed(&mut self, piece: &Piece<'_>, from: usize, demand: &Demand) -> Fed {
+    pub fn feed(&mut self, piece: &Piece<'_>, from: usize, demand: &Demand<'_>) -> Fed {
+        let len = piece.bytes.len();
+        self.span.0 += len.saturating_sub(from) as u64;
+        self.span.1 += u32::from(piece.ends_segment);
         let mut at = from;
         loop {
             let rest = piece.bytes.get(at..).unwrap_or_default();
@@ -207,55 +234,75 @@ impl Chain {
                 return Fed::Alive;
             }
             match &mut self.place {
-                Place::Payload { left } => {
+                Place::Payload { left, .. } => {
                     let n = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= n as u64;
-                    at += n;
                     let over = *left == 0;
+                    at += n;
                     if let Some(frame) = self.frames.last_mut() {
-                        self.bits += frame.take(&rest[..n], piece.ts, over);
+                        frame.take(&rest[..n], piece.ts);
                     }
+                    self.judge(demand);
+                    let at_end = at == len && piece.ends_segment;
                     if over {
-                        self.place = Place::header();
+                        self.end_frame(at_end);
+                    } else if at_end && let Place::Payload { ends, .. } = &mut self.place {
+                        *ends = ends.saturating_add(1);
                     }
                 }
                 Place::Header {
                     decoder,
                     quiet,
-                    aligned,
+                    unseen_end,
                 } => {
                     if decoder.is_empty() {
                         *quiet = if at == 0 { piece.quiet } else { Duration::ZERO };
-                        *aligned = at == 0 && piece.starts_segment;
+                    }
+                    if let Some(nth) = unseen_end.take() {
+                        let aligned = at == 0 && piece.starts_segment;
+                        let nth = aligned.then_some(nth);
+                        self.bits += evidence_of_end(&self.frames, nth);
                     }
                     let (taken, header) = decoder.decode(rest);
                     at += taken;
                     let Some(header) = header else {
                         return Fed::Alive;
                     };
-                    let (quiet, aligned) = (*quiet, *aligned);
-                    if !self.admit(header, quiet, aligned, piece, demand) {
+                    let quiet = *quiet;
+                    if !self.admit(header, quiet, piece, demand) {
                         return Fed::Dead;
                     }
-                    if self.satisfies(demand) {
-                        return Fed::Proven(at);
+                    if header.payload_len() == 0 {
+                        self.judge(demand);
+                        self.end_frame(at == len && piece.ends_segment);
                     }
                 }
+            }
+            if self.satisfies(demand) {
+                return Fed::Proven(at);
             }
         }
     }
 
     /// Takes in bytes that are missing. Whether the chain lives on.
     pub fn feed_missing(&mut self, len: u64, ts: Timestamp) -> bool {
+        self.span.0 += len;
         match &mut self.place {
-            Place::Payload { left } if len <= *left => {
+            Place::Payload { left, ends } if len <= *left => {
                 *left -= len;
-                let over = *left == 0;
+                // Where segments end among them is not known, but how many at least.
+                let passed = u32::try_from(len / USUAL_SEGMENT).unwrap_or(u32::MAX);
+                *ends = ends.saturating_add(passed);
+                let (over, nth) = (*left == 0, ends.saturating_add(1));
                 if let Some(frame) = self.frames.last_mut() {
                     frame.skip(len, ts);
                 }
                 if over {
-                    self.place = Place::header();
+                    self.place = Place::Header {
+                        decoder: HeaderDecoder::new(),
+                        quiet: Duration::ZERO,
+                        unseen_end: Some(nth),
+                    };
                 }
                 true
             }
@@ -263,20 +310,20 @@ impl Chain {
         }
     }
 
-    fn satisfies(&self, demand: &Demand) -> bool {
-        self.bits >= demand.bits
+    fn satisfies(&self, demand: &Demand<'_>) -> bool {
+        let enough = |bits: i32| self.bits >= bits.max(self.needed);
+        enough(demand.bits)
             || demand
                 .paired
-                .is_some_and(|(masked, bits)| self.masked == Some(masked) && self.bits >= bits)
+                .is_some_and(|(masked, bits)| self.masked == Some(masked) && enough(bits))
     }
 
     fn admit(
         &mut self,
         header: Header,
         quiet: Duration,
-        aligned: bool,
         piece: &Piece<'_>,
-        demand: &Demand,
+        demand: &Demand<'_>,
     ) -> bool {
         let masked = header.mask.is_some();
         if !is_plausible(&header)
@@ -285,6 +332,10 @@ impl Chain {
         {
             return false;
         }
+        let expected = Expected {
+            within_message: self.within_message,
+            close: demand.expects_close,
+        };
         if !header.opcode.is_control() {
             let begins = Messages::begins(&header);
             if self.within_message.is_some_and(|within| within == begins) {
@@ -293,6 +344,8 @@ impl Chain {
             self.within_message = Some(!header.fin);
         }
         self.masked = Some(masked);
+        let repeated = header.len <= MAX_CONTROL_PAYLOAD
+            && self.frames.iter().any(|frame| frame.header == header);
         if is_hollow(&header) {
             self.hollow += 1;
             if self.hollow > MAX_HOLLOW {
@@ -300,25 +353,21 @@ impl Chain {
             }
         } else {
             self.hollow = 0;
-            self.bits += match (self.frames.is_empty(), self.mask_known) {
-                (true, false) => FIRST,
-                (true, true) if self.starts_segment => NEXT + ALIGNED_START,
-                (true, true) => NEXT,
-                (false, _) if aligned => NEXT + ALIGNED,
-                (false, _) => NEXT,
-            };
+            if !repeated {
+                self.bits += evidence::of_header(&header, expected);
+                if self.mask_known || !self.frames.is_empty() {
+                    self.bits += evidence::MASK_BIT;
+                }
+            }
         }
-        let sample = if header.opcode == Opcode::Text && header.rsv == 0 {
-            TEXT_SAMPLE
-        } else {
-            0
-        };
-        let kept = if header.opcode.is_control() {
-            MAX_CONTROL_PAYLOAD as usize
-        } else {
-            demand.preview.max(sample)
-        };
+        let is_text = header.opcode == Opcode::Text && header.rsv == 0;
         let left = header.payload_len();
+        let len = usize::try_from(left).unwrap_or(usize::MAX);
+        let (kept, judged_at) = match (header.opcode.is_control(), is_text) {
+            (true, _) => (MAX_CONTROL_PAYLOAD as usize, Some(len)),
+            (false, true) => (demand.preview.max(TEXT_SAMPLE), Some(len.min(TEXT_SAMPLE))),
+            (false, false) => (demand.preview, None),
+        };
         self.frames.push(ChainFrame {
             header,
             ts: piece.ts,
@@ -327,17 +376,52 @@ impl Chain {
             last: piece.ts,
             payload: Vec::new(),
             seen: 0,
-            wanted: kept.min(usize::try_from(left).unwrap_or(usize::MAX)),
+            wanted: kept.min(len),
+            judged_at,
+            repeated,
+            content: 0,
             intact: true,
-            judged: sample == 0 || left == 0,
-            credible_text: false,
         });
-        self.place = if left == 0 {
-            Place::header()
-        } else {
-            Place::Payload { left }
-        };
+        self.place = Place::Payload { left, ends: 0 };
         true
+    }
+
+    /// Counts what the last frame's content proves, once there is enough of it.
+    fn judge(&mut self, demand: &Demand<'_>) {
+        let Some(frame) = self.frames.last_mut() else {
+            return;
+        };
+        let Some(sample) = (frame.judged_at).and_then(|n| frame.payload.get(..n)) else {
+            return;
+        };
+        frame.judged_at = None;
+        if frame.header.opcode.is_control() {
+            frame.content = evidence::of_control(&frame.header, sample, demand.pings);
+            self.bits += frame.content;
+            return;
+        }
+        let mut text = sample.to_vec();
+        if let Some(mask) = frame.header.mask {
+            unmask(&mut text, mask, 0);
+        }
+        frame.content = evidence::of_text(&text);
+        let counted = match frame.header.mask {
+            Some(_) => frame.content,
+            None => frame.content.min(self.plain_text),
+        };
+        self.plain_text -= counted.max(0);
+        self.bits += counted;
+    }
+
+    /// The last frame is over, at the end of a segment or not.
+    fn end_frame(&mut self, at_end: bool) {
+        let ends = match self.place {
+            Place::Payload { ends, .. } => ends,
+            Place::Header { .. } => 0,
+        };
+        let nth = at_end.then(|| ends.saturating_add(1));
+        self.bits += evidence_of_end(&self.frames, nth);
+        self.place = Place::header();
     }
 }
 
@@ -346,14 +430,20 @@ impl Place {
         Self::Header {
             decoder: HeaderDecoder::new(),
             quiet: Duration::ZERO,
-            aligned: false,
+            unseen_end: None,
         }
     }
 }
 
 impl ChainFrame {
-    /// Takes in payload. Yields the bits that it is worth.
-    fn take(&mut self, bytes: &[u8], ts: Timestamp, over: bool) -> u32 {
+    /// Whether it is believed though it may by chance have led to the first that is one: something
+    /// but its place speaks for it.
+    pub fn is_credible(&self) -> bool {
+        self.content >= CREDIBLE_CONTENT || self.header.len > MAX_CONTROL_PAYLOAD
+    }
+
+    /// Takes in payload.
+    fn take(&mut self, bytes: &[u8], ts: Timestamp) {
         self.last = ts;
         self.seen += bytes.len() as u64;
         if self.intact {
@@ -361,23 +451,6 @@ impl ChainFrame {
             self.payload
                 .extend_from_slice(&bytes[..room.min(bytes.len())]);
         }
-        if self.judged || !(over || self.payload.len() >= TEXT_SAMPLE) {
-            return 0;
-        }
-        self.judged = true;
-        let mut sample = [0; TEXT_SAMPLE];
-        let n = self.payload.len().min(TEXT_SAMPLE);
-        let sample = &mut sample[..n];
-        sample.copy_from_slice(&self.payload[..n]);
-        if let Some(mask) = self.header.mask {
-            unmask(sample, mask, 0);
-        }
-        let cut_off = |error: std::str::Utf8Error| error.error_len().is_none();
-        if !self.intact || !std::str::from_utf8(sample).map_or_else(cut_off, |_| true) {
-            return 0;
-        }
-        self.credible_text = n == TEXT_SAMPLE;
-        TEXT * n as u32 / TEXT_SAMPLE as u32
     }
 
     fn skip(&mut self, len: u64, ts: Timestamp) {
@@ -387,6 +460,16 @@ impl ChainFrame {
             self.intact = false;
         }
     }
+}
+
+/// Of the end of the last frame.
+fn evidence_of_end(frames: &[ChainFrame], nth: Option<u32>) -> i32 {
+    let frame = frames.last();
+    let frame = frame.filter(|frame| !is_hollow(&frame.header));
+    frame.map_or(0, |frame| {
+        let bits = evidence::of_end(&frame.header, nth);
+        if frame.repeated { bits.max(0) } else { bits }
+    })
 }
 
 fn is_plausible_start(first: u8) -> bool {

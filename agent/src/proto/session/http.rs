@@ -67,6 +67,7 @@ pub(super) enum Held {
         offset: u64,
         bytes: Vec<u8>,
         starts_segment: bool,
+        ends_segment: bool,
     },
     Missing {
         ts: Timestamp,
@@ -83,6 +84,7 @@ pub(super) struct Bytes<'a> {
     pub offset: u64,
     pub bytes: &'a [u8],
     pub starts_segment: bool,
+    pub ends_segment: bool,
 }
 
 impl Bytes<'_> {
@@ -318,6 +320,7 @@ impl Http {
             offset,
             bytes: bytes.to_vec(),
             starts_segment: input.starts_segment && at == 0,
+            ends_segment: input.ends_segment,
         });
     }
 
@@ -456,6 +459,7 @@ impl Http {
                     offset,
                     bytes,
                     starts_segment,
+                    ends_segment,
                 } => {
                     let input = Bytes {
                         side: client,
@@ -463,6 +467,7 @@ impl Http {
                         offset,
                         bytes: &bytes,
                         starts_segment,
+                        ends_segment,
                     };
                     self.handle_bytes(&input, account, cx)
                 }

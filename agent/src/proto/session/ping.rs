@@ -55,6 +55,11 @@ impl Pings {
         true
     }
 
+    /// Whether a pong with this payload would answer one.
+    pub fn awaits(&self, payload: Payload) -> bool {
+        self.in_flight.iter().any(|(_, sent)| sent.matches(payload))
+    }
+
     /// A pong came from the other side: the time since its ping, if it answers one. An endpoint may
     /// leave earlier pings unanswered.
     pub fn answered(&mut self, ts: Timestamp, payload: Payload) -> Option<Duration> {

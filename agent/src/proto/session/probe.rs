@@ -2,21 +2,35 @@
 
 use super::{
     chain::{Chain, Demand, Fed, Piece},
+    evidence::BIT,
     http::{Bytes, Http, begins_message},
+    ping::Pings,
+    search::{Peer, Search},
 };
 use crate::proto::time::Timestamp;
 
-/// Bits that one direction has to prove. There are up to twice [`STARTS`] chances to err.
-const SINGLE: u32 = 26;
+/// What one direction has to prove. There are up to twice [`STARTS`] chances to err.
+const SINGLE: i32 = 28 * BIT;
 
-/// Bits that both directions have to prove together, one of them masked and the other not.
-const BOTH: u32 = 30;
+/// What it has to prove in addition for each segment of the other direction that begins with no
+/// frame, as long as none does: other protocols have messages that look like frames in one direction
+/// (MQTT's SUBSCRIBE), and answer each with something else.
+const CONTRADICTED: i32 = 16 * BIT;
 
-/// Bits with which a direction counts where the other has proven enough.
-const CREDIBLE: u32 = 9;
+/// What both directions have to prove together, one of them masked and the other not.
+const BOTH: i32 = 30 * BIT;
+
+/// With so much a direction counts where the other has proven enough.
+const CREDIBLE: i32 = 9 * BIT;
 
 /// Segments, of both directions, at whose start frames may begin before it is given up.
 const STARTS: u32 = 64;
+
+/// A chain within segments that proves as much is waited for, when there are no more [`STARTS`].
+const PROMISING: i32 = 20 * BIT;
+
+/// For so many more segments.
+const PATIENCE: u32 = 4096;
 
 /// What was seen so far.
 #[derive(Debug)]
@@ -25,7 +39,12 @@ pub(super) struct Probe {
     /// that is what the frames belong to.
     pub http: Box<Http>,
     chains: [Option<Chain>; 2],
+    /// Where frames are large, segments rarely begin with one.
+    searches: [Search; 2],
+    /// Segments of each side that began with no frame.
+    misses: [u32; 2],
     starts: u32,
+    patience: u32,
     pieces: u64,
 }
 
@@ -57,7 +76,10 @@ impl Probe {
         Self {
             http,
             chains: [None, None],
+            searches: [Search::for_large_frames(), Search::for_large_frames()],
+            misses: [0, 0],
             starts: STARTS,
+            patience: PATIENCE,
             pieces: 0,
         }
     }
@@ -65,7 +87,8 @@ impl Probe {
     /// Memory held beyond a fixed size.
     pub fn held(&self) -> usize {
         let chains: usize = self.chains.iter().flatten().map(Chain::held).sum();
-        chains + self.http.held()
+        let searches: usize = self.searches.iter().map(Search::held).sum();
+        chains + searches + self.http.held()
     }
 
     /// Whether HTTP begins with these bytes. What came before is forgotten then.
@@ -73,6 +96,7 @@ impl Probe {
         let http = input.starts_segment && begins_message(input.bytes);
         if http {
             self.chains = [None, None];
+            self.searches = [Search::for_large_frames(), Search::for_large_frames()];
         }
         http
     }
@@ -87,6 +111,7 @@ impl Probe {
             ts,
             bytes,
             starts_segment,
+            ends_segment,
             ..
         } = *input;
         self.pieces += 1;
@@ -94,18 +119,26 @@ impl Probe {
             ts,
             bytes,
             starts_segment,
+            ends_segment,
             quiet: Default::default(),
             order: self.pieces,
         };
         let other = self.chains[1 - side].as_ref();
         let paired = other.and_then(|other| {
-            let bits = BOTH.saturating_sub(other.bits());
+            let bits = BOTH - other.bits();
             other.masked().map(|masked| (!masked, bits))
         });
+        let misses = if other.is_none() {
+            self.misses[1 - side]
+        } else {
+            0
+        };
         let demand = Demand {
-            bits: SINGLE,
+            bits: SINGLE + CONTRADICTED * misses.min(STARTS).cast_signed(),
             paired,
             preview,
+            expects_close: false,
+            pings: &Pings::default(),
         };
         let fed = match &mut self.chains[side] {
             Some(chain) => chain.feed(&piece, 0, &demand),
@@ -115,9 +148,18 @@ impl Probe {
             Fed::Dead if starts_segment && self.starts > 0 => {
                 self.starts -= 1;
                 let chain = self.chains[side].insert(Chain::new(None, true));
-                chain.feed(&piece, 0, &demand)
+                let fed = chain.feed(&piece, 0, &demand);
+                self.misses[side] += u32::from(fed == Fed::Dead);
+                fed
             }
             fed => fed,
+        };
+        let fed = match fed {
+            Fed::Proven(at) => Fed::Proven(at),
+            fed => match self.search(side, &piece, preview) {
+                Some(at) => Fed::Proven(at),
+                None => fed,
+            },
         };
         match fed {
             Fed::Alive => Found::Nothing,
@@ -135,7 +177,7 @@ impl Probe {
             }
             Fed::Dead => {
                 self.chains[side] = None;
-                if self.starts == 0 && self.chains[1 - side].is_none() {
+                if self.starts == 0 && self.chains[1 - side].is_none() && !self.is_promising() {
                     Found::Neither
                 } else {
                     Found::Nothing
@@ -144,8 +186,31 @@ impl Probe {
         }
     }
 
+    /// Looks for large frames anywhere in `piece`. Where they are proven, the position up to which
+    /// they were read.
+    fn search(&mut self, side: usize, piece: &Piece<'_>, preview: usize) -> Option<usize> {
+        if self.starts == 0 {
+            self.patience = self.patience.saturating_sub(1);
+            if !self.is_promising() {
+                return None;
+            }
+        }
+        let peer = Peer {
+            closed: false,
+            pings: &Pings::default(),
+        };
+        let (chain, at) = self.searches[side].feed(piece, preview, true, peer)?;
+        self.chains[side] = Some(chain);
+        Some(at)
+    }
+
+    fn is_promising(&self) -> bool {
+        self.patience > 0 && (self.searches.iter()).any(|search| search.best() >= PROMISING)
+    }
+
     /// Takes in bytes of `side` that are not available.
     pub fn handle_missing(&mut self, side: usize, ts: Timestamp, len: u64) {
+        self.searches[side].feed_missing(len, ts);
         let alive = match &mut self.chains[side] {
             Some(chain) => chain.feed_missing(len, ts),
             None => return,

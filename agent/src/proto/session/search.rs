@@ -1,22 +1,49 @@
 //! Getting back in sync: where in the bytes of one direction the next frame begins.
 
-use super::chain::{Chain, Demand, Fed, Piece};
-use crate::proto::time::Timestamp;
+use super::{
+    chain::{Chain, Demand, Fed, Piece},
+    evidence::BIT,
+    ping::Pings,
+};
+use crate::proto::{frame::Opcode, time::Timestamp};
 
-/// Bits that are enough to be in sync again. A search goes over some 2^16 bytes, each of which may
-/// be a beginning; fewer than one search in 10^6 may be wrong.
-const ENOUGH: u32 = 36;
+/// What a chain has to prove, beyond what the number of places costs at which it might begin.
+///
+/// The n-th byte of a search needs log2 n bits more, and so does a byte at the start of its n-th
+/// segment: of any number of random bytes a search takes a false chain for true with a probability
+/// of 2^-24 times the natural logarithm of their number and of that of their segments, once in
+/// 10^6.
+const ENOUGH: i32 = 24 * BIT;
+
+/// What it is worth that a chain ends with the direction: one in four ends with a segment.
+const ENDS: i32 = 2 * BIT;
+
+/// What it is worth that the close frame is the last thing sent: it is rare anywhere else.
+const CLOSES: i32 = 4 * BIT;
 
 /// Chains that are followed at the same time. Of random bytes some twenty are.
 const MAX_CHAINS: usize = 48;
 
+/// What the other direction says about this one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer<'a> {
+    /// It has sent its close frame.
+    pub closed: bool,
+    /// Its pings.
+    pub pings: &'a Pings,
+}
+
 /// The search in one direction.
 #[derive(Debug)]
 pub(super) struct Search {
-    masked: bool,
+    masked: Option<bool>,
+    /// Only chains that begin with a length of more than one byte are begun.
+    long_only: bool,
     chains: Vec<Chain>,
     /// Bytes missing since the search began; `None` where nothing is known to be missing.
     missing: Option<u64>,
+    /// Bytes and segments that were searched.
+    searched: (u64, u64),
     held: usize,
 }
 
@@ -24,17 +51,32 @@ impl Search {
     /// A search behind `missing` bytes, or in the midst of a direction where that is `None`.
     pub fn new(masked: bool, missing: Option<u64>) -> Self {
         Self {
-            masked,
+            masked: Some(masked),
+            long_only: false,
             chains: Vec::new(),
             missing,
+            searched: (0, 0),
             held: 0,
+        }
+    }
+
+    /// A search for large frames anywhere in what may be no WebSocket.
+    pub fn for_large_frames() -> Self {
+        Self {
+            masked: None,
+            long_only: true,
+            ..Self::new(false, None)
         }
     }
 
     /// A chain that already runs.
     pub fn adopt(&mut self, mut chain: Chain) {
-        if chain.masked().is_none_or(|masked| masked == self.masked) {
+        if chain
+            .masked()
+            .is_none_or(|masked| Some(masked) == self.masked)
+        {
             chain.trust_mask();
+            chain.needed = ENOUGH;
             self.held += chain.held();
             self.chains.push(chain);
         }
@@ -50,6 +92,11 @@ impl Search {
         self.held
     }
 
+    /// What the best chain so far proves.
+    pub fn best(&self) -> i32 {
+        self.chains.iter().map(Chain::bits).max().unwrap_or(0)
+    }
+
     /// Takes in bytes that are missing.
     pub fn feed_missing(&mut self, len: u64, ts: Timestamp) {
         if let Some(missing) = &mut self.missing {
@@ -59,18 +106,21 @@ impl Search {
         self.weigh();
     }
 
-    /// Takes in bytes. Yields the chain that proves enough first, and the position behind its last
-    /// header. Without `room` no chain is begun that goes on behind the bytes.
+    /// Takes in bytes. Yields the chain that proves enough first, and the position up to which it
+    /// was read. Without `room` no chain is begun that goes on behind the bytes.
     pub fn feed(
         &mut self,
         piece: &Piece<'_>,
         preview: usize,
         room: bool,
+        peer: Peer<'_>,
     ) -> Option<(Chain, usize)> {
         let demand = Demand {
-            bits: ENOUGH,
+            bits: 0,
             paired: None,
             preview,
+            expects_close: peer.closed,
+            pings: peer.pings,
         };
         let mut best: Option<(Chain, usize)> = None;
         let mut alive = Vec::new();
@@ -86,19 +136,27 @@ impl Search {
             }
         }
         self.chains = alive;
+        self.searched.1 += u64::from(piece.starts_segment);
         for (from, first) in piece.bytes.iter().enumerate() {
             if best.as_ref().is_some_and(|(_, at)| from >= *at) {
                 break;
             }
             let second = piece.bytes.get(from + 1).copied();
-            if !Chain::can_begin(*first, second, self.masked) {
+            if !self.may_begin(*first, second) {
                 continue;
             }
-            if self.masked && repeats(piece.bytes, from) {
+            if self.masked != Some(false) && repeats(piece.bytes, from) {
                 continue;
             }
-            let mut chain = Chain::new(Some(self.masked), from == 0 && piece.starts_segment);
+            let aligned = from == 0 && piece.starts_segment;
+            let mut chain = Chain::new(self.masked, aligned);
             chain.missing_before = self.missing.unwrap_or(0);
+            chain.needed = ENOUGH
+                + log2(if aligned {
+                    self.searched.1
+                } else {
+                    self.searched.0 + from as u64
+                });
             match chain.feed(piece, from, &demand) {
                 Fed::Alive if room => self.keep(chain),
                 Fed::Alive => {}
@@ -110,8 +168,37 @@ impl Search {
                 }
             }
         }
+        self.searched.0 += piece.bytes.len() as u64;
         self.weigh();
         best
+    }
+
+    /// The sender has finished: the chain that ends there and proves most, if that is enough. Where
+    /// it might begin is counted from the end.
+    pub fn finish(&mut self, peer_closed: bool) -> Option<Chain> {
+        let proves = |chain: &Chain| {
+            let (bytes, segments) = chain.span();
+            let places = if chain.starts_segment {
+                u64::from(segments)
+            } else {
+                bytes
+            };
+            let last = chain.frames().last();
+            let closes = last.is_some_and(|frame| frame.header.opcode == Opcode::Close);
+            let closes = if closes && !peer_closed { CLOSES } else { 0 };
+            chain.bits() + ENDS + closes - log2(places)
+        };
+        let chains = self.chains.iter().enumerate();
+        let (at, proven) = chains
+            .filter(|(_, chain)| chain.is_between_frames())
+            .map(|(at, chain)| (at, proves(chain)))
+            .max_by_key(|(_, bits)| *bits)?;
+        (proven >= ENOUGH).then(|| self.chains.swap_remove(at))
+    }
+
+    fn may_begin(&self, first: u8, second: Option<u8>) -> bool {
+        let short = second.is_none_or(|second| second & 0x7f < 126);
+        !(self.long_only && short) && Chain::can_begin(first, second, self.masked)
     }
 
     fn keep(&mut self, chain: Chain) {
@@ -141,4 +228,9 @@ fn repeats(bytes: &[u8], at: usize) -> bool {
     let word = |at: usize| bytes.get(at..)?.first_chunk::<4>();
     let here = word(at);
     here.is_some() && (here == word(at + 4) || at.checked_sub(4).and_then(word) == here)
+}
+
+/// The binary logarithm, rounded up, as evidence.
+fn log2(n: u64) -> i32 {
+    (u64::BITS - n.max(1).saturating_sub(1).leading_zeros()).cast_signed() * BIT
 }

@@ -10,7 +10,7 @@ use super::{
     chain::{Chain, ChainFrame, Piece},
     content::{Content, Part},
     incoming::{Incoming, Open, Reading},
-    search::Search,
+    search::{Peer, Search},
     violations::Violations,
 };
 use crate::proto::{
@@ -161,12 +161,12 @@ impl WebSocket {
         d: Direction,
         ts: Timestamp,
         bytes: &[u8],
-        starts_segment: bool,
+        (starts_segment, ends_segment): (bool, bool),
         cx: &mut Context<'_>,
     ) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let incoming = &mut self.incoming[d];
+            let (incoming, opposite) = self.incoming.pair_mut(d);
             match &mut incoming.reading {
                 Reading::Header(decoder) => {
                     if decoder.is_empty() {
@@ -201,6 +201,7 @@ impl WebSocket {
                         ts,
                         bytes: rest,
                         starts_segment,
+                        ends_segment,
                         quiet: ts.saturating_since(self.last_activity),
                         order: 0,
                     };
@@ -208,7 +209,11 @@ impl WebSocket {
                     let gap = search.missing().is_some();
                     let room = cx.has_room(0);
                     cx.stats.exceeded.buffered += u64::from(!room);
-                    let found = search.feed(&piece, cx.config.preview, room);
+                    let peer = Peer {
+                        closed: opposite.closed,
+                        pings: &opposite.pings,
+                    };
+                    let found = search.feed(&piece, cx.config.preview, room, peer);
                     let Some((chain, at)) = found else {
                         return;
                     };
@@ -250,6 +255,13 @@ impl WebSocket {
     /// The sender of one direction is done.
     pub fn handle_fin(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
         self.note_end(d.sender(), ts);
+        let closed = self.incoming[d.opposite()].closed;
+        if let Reading::Search(search) = &mut self.incoming[d].reading
+            && let gap = search.missing().is_some()
+            && let Some(chain) = search.finish(closed)
+        {
+            self.resume(d, chain, gap, cx);
+        }
         self.end_direction(d, ts, cx);
     }
 
@@ -460,8 +472,7 @@ impl WebSocket {
         cx.emit(ts, &self.connection, EventKind::Gap(gap));
     }
 
-    /// The search, behind a gap or not, found `chain`. Its last header is the last thing that was
-    /// read.
+    /// The search, behind a gap or not, found `chain`, which is what was read since.
     fn resume(&mut self, d: Direction, chain: Chain, gap: bool, cx: &mut Context<'_>) {
         let (aligned, missing) = (chain.starts_segment, chain.missing_before);
         let (frames, _) = chain.into_frames();
@@ -470,7 +481,7 @@ impl WebSocket {
         // times where payload is random. It is believed if something else speaks for it.
         if let [first, rest @ ..] = frames
             && !aligned
-            && !first.credible_text
+            && !first.is_credible()
             && !rest.is_empty()
         {
             frames = rest;

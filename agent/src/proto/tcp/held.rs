@@ -19,6 +19,7 @@ pub(super) struct Piece {
     pub(super) bytes: Option<Box<[u8]>>,
     pub(super) ts: Timestamp,
     pub(super) starts_segment: bool,
+    pub(super) ends_segment: bool,
     /// What must have been delivered of the other direction before it.
     pub(super) ack: Option<SeqNumber>,
     /// When it became known that the bytes right before it were missing, if they are.
@@ -35,6 +36,7 @@ impl Piece {
 #[derive(Clone, Copy)]
 pub(super) struct Carrier {
     pub(super) begin: u64,
+    pub(super) end: u64,
     pub(super) ts: Timestamp,
     pub(super) ack: Option<SeqNumber>,
 }
@@ -117,6 +119,7 @@ impl Held {
             bytes: bytes.map(Box::from),
             ts: carrier.ts,
             starts_segment: from == carrier.begin,
+            ends_segment: to == carrier.end,
             ack: carrier.ack,
             noticed,
         };
@@ -228,6 +231,7 @@ impl Held {
             bytes: bytes.map(Box::from),
             ts: carrier.ts,
             starts_segment: from == carrier.begin,
+            ends_segment: to == carrier.end,
             ..old
         };
         self.put(from, filled, shared);

@@ -29,6 +29,8 @@ pub enum StreamEvent<'a> {
         bytes: &'a [u8],
         /// The first byte is the first payload byte of a segment on the wire.
         starts_segment: bool,
+        /// The last byte is the last payload byte of a segment on the wire.
+        ends_segment: bool,
     },
     /// Payload bytes that were on the wire and are not available.
     Missing {

@@ -315,6 +315,7 @@ impl Stream {
 
         let carrier = Carrier {
             begin,
+            end,
             ts: segment.ts,
             ack: segment.ack.filter(|_| causal_order),
         };
@@ -420,10 +421,10 @@ impl Stream {
         out: &mut Output<'_>,
     ) {
         self.deliver_ready(gate, out);
-        let starts_segment = from == carrier.begin;
+        let edges = (from == carrier.begin, to == carrier.end);
         if from == self.next && gate.is_open(carrier.ack) {
             match bytes {
-                Some(bytes) => self.deliver_bytes(bytes, carrier.ts, starts_segment, out),
+                Some(bytes) => self.deliver_bytes(bytes, carrier.ts, edges, out),
                 None => self.deliver_missing(to, carrier.ts, false, out),
             }
             return;
@@ -481,7 +482,11 @@ impl Stream {
             let end = self.fin.map_or(piece.end, |fin| fin.at.min(piece.end));
             let bytes = piece.bytes.as_deref();
             match bytes.and_then(|bytes| slice(bytes, 0, end - self.next)) {
-                Some(bytes) => self.deliver_bytes(bytes, piece.ts, piece.starts_segment, out),
+                Some(bytes) => {
+                    let ends_segment = piece.ends_segment && end == piece.end;
+                    let edges = (piece.starts_segment, ends_segment);
+                    self.deliver_bytes(bytes, piece.ts, edges, out);
+                }
                 None => self.deliver_missing(end, piece.ts, false, out),
             }
         }
@@ -524,7 +529,7 @@ impl Stream {
         &mut self,
         bytes: &[u8],
         ts: Timestamp,
-        starts_segment: bool,
+        (starts_segment, ends_segment): (bool, bool),
         out: &mut Output<'_>,
     ) {
         let (side, offset) = (out.side, self.next - self.origin);
@@ -535,6 +540,7 @@ impl Stream {
             offset,
             bytes,
             starts_segment,
+            ends_segment,
         });
     }
 

@@ -2,6 +2,7 @@
 
 use super::config;
 use crate::proto::{
+    event::EventKind,
     observer::{
         Decision,
         script::{REQUEST, RESPONSE, Script, masked, plain},
@@ -42,6 +43,25 @@ fn behind_nat_it_is_the_same() {
     assert_eq!(s.lines(), ONCE);
     assert_eq!(s.decisions(), [Decision::Ignore, Decision::Follow]);
     assert_eq!(s.observer.stats().active, 1);
+}
+
+/// As captured on the device `any`, or on both ends of a pair: the core cannot tell a copy from a
+/// retransmission, and counts it as one.
+#[test]
+fn each_packet_twice_is_one_conversation() {
+    let mut s = Script::new(config());
+    conversation(&mut s, |_| {});
+    assert_eq!(s.lines(), ONCE);
+    s.shut();
+    let events = s.events();
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    let EventKind::Close(close) = &event.kind else {
+        panic!()
+    };
+    assert_eq!(close.tcp.client_to_server.retransmitted, 2);
+    assert_eq!(close.tcp.server_to_client.retransmitted, 2);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Bytes that are missing, and getting back in sync.
 
-use super::config;
+use super::{config, midstream::Random};
 use crate::proto::{
     flow::Role,
-    observer::script::{RESPONSE, Script, frame, masked, plain},
+    observer::script::{FIN, RESPONSE, Script, close_body, frame, masked, plain},
 };
 
 #[test]
@@ -180,4 +180,109 @@ fn missing_bytes_behind_the_head() {
         lines[..2],
         ["handshake accepted 101 /chat", "gap s2c 9 resynced"]
     );
+}
+
+/// A client that has sent 1200 bytes which nobody saw.
+fn lossy() -> Script {
+    let mut s = Script::accepted(config());
+    s.client(&masked(0x81, b"before"));
+    s.lines();
+    s.lose(Role::Client, 1200);
+    s
+}
+
+#[test]
+fn what_ends_a_conversation_is_enough_to_be_back_in_sync() {
+    let mut s = lossy();
+    let key = |n: u8| Some([n, 0x9d ^ n, 0x3c, n.wrapping_mul(37)]);
+    s.client(&frame(0x89, key(1), b""));
+    s.give_up();
+    s.client(&frame(0x80, key(2), b"\x01\x02\x03 the rest"));
+    s.client(&frame(0x88, key(3), &close_body(1000, "")));
+    s.server(&plain(0x88, &close_body(1000, "")));
+    s.shut();
+    assert_eq!(
+        s.lines(),
+        [
+            "gap c2s 1200 resynced",
+            "c2s 2 ping 0",
+            "c2s 3 continuation 12",
+            "c2s 4 close 2 1000 \"\"",
+            "s2c 1 close 2 1000 \"\"",
+            "close clean by client 1000 \"\" after 1ms",
+        ]
+    );
+}
+
+#[test]
+fn a_close_frame_before_the_end_is_enough() {
+    for reason in ["", "done"] {
+        let mut s = lossy();
+        s.client(&masked(0x88, &close_body(1000, reason)));
+        s.shut();
+        s.give_up();
+        let lines = s.lines();
+        assert_eq!(lines[0], "gap c2s 1200 resynced", "{lines:?}");
+        assert_eq!(
+            lines[2],
+            format!("close half by client 1000 {reason:?} after 0ns")
+        );
+    }
+    // The same with the FIN in its segment, and behind the rest of something.
+    let mut s = lossy();
+    let bytes = [&[0xff; 40][..], &masked(0x88, &close_body(1000, "done"))].concat();
+    s.segment(Role::Client, FIN | 0x10, &bytes);
+    s.fin(Role::Server);
+    s.give_up();
+    assert_eq!(s.lines()[1], "c2s 2 close 6 1000 \"done\"");
+}
+
+#[test]
+fn a_pong_that_was_asked_for_is_enough() {
+    let mut s = Script::accepted(config());
+    s.server(&plain(0x89, b"one"));
+    s.lose(Role::Client, 1200);
+    s.client(&masked(0x8a, b"one"));
+    s.give_up();
+    let lines = s.lines();
+    assert_eq!(lines[1], "gap c2s 1200 resynced", "{lines:?}");
+    assert!(lines[2].starts_with("c2s 1 pong 3 rtt"));
+}
+
+#[test]
+fn one_frame_of_text_in_a_segment_is_enough() {
+    let mut s = lossy();
+    s.client(&masked(0x81, b"{\"type\":\"subscribe\"}"));
+    s.give_up();
+    assert_eq!(s.lines()[0], "gap c2s 1200 resynced");
+}
+
+#[test]
+fn zeros_under_a_mask_are_no_frames() {
+    // Each key that looks like a header makes an endless chain of them.
+    let mut s = lossy();
+    s.client(&frame(0x82, Some([0x82, 0x82, 5, 7]), &[0; 100_000])[4000..]);
+    s.give_up();
+    assert_eq!(s.observer.stats().resyncs, 0);
+}
+
+#[test]
+fn random_payload_does_not_pass_for_frames() {
+    let mut random = Random(0x51ed_270b_9f1c_a3d7);
+    for trial in 0..40 {
+        let role = if trial % 2 == 0 {
+            Role::Client
+        } else {
+            Role::Server
+        };
+        let mut s = Script::accepted(config());
+        s.lose(role, 500);
+        for _ in 0..40 {
+            s.segment(role, 0x10, &random.bytes(1448));
+            s.give_up();
+        }
+        s.fin(role);
+        s.give_up();
+        assert_eq!(s.observer.stats().resyncs, 0, "trial {trial}");
+    }
 }

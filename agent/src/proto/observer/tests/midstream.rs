@@ -228,3 +228,48 @@ fn nothing_but_acknowledgements_takes_no_place() {
     s.fin(Role::Client);
     assert_eq!(s.observer.stats().tracked, 0);
 }
+
+/// Frames back to back, from somewhere in the first on, in segments of a size.
+fn stream(random: &mut Random, mask: bool, size: usize, frames: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..frames {
+        let mask = mask.then(|| (random.next() as u32).to_be_bytes());
+        bytes.extend(frame(0x82, mask, &random.bytes(size)));
+    }
+    bytes.split_off(size / 3)
+}
+
+#[test]
+fn large_frames_that_no_segment_begins_with() {
+    let mut random = Random(0x0dd_ba11);
+    for (size, frames, segment) in [
+        (1 << 20, 4, 65_160),
+        (100_000, 8, 1448),
+        (16_384, 12, 65_160),
+    ] {
+        for (role, mask) in [(Role::Client, true), (Role::Server, false)] {
+            let mut s = Script::new(config());
+            for piece in stream(&mut random, mask, size, frames).chunks(segment) {
+                s.segment(role, 0x10, piece);
+            }
+            let events = s.events();
+            assert!(!events.is_empty(), "{size} in {segment}");
+            assert_eq!(events[0].connection.client, s.client, "{role:?}");
+        }
+    }
+}
+
+#[test]
+fn messages_that_look_like_frames_in_one_direction() {
+    // MQTT 3.1.1, sections 3.8 and 3.9: SUBSCRIBE and SUBACK.
+    let mut s = Script::new(config());
+    for id in 0..60u8 {
+        let topic = format!("devices/{id}/state");
+        let mut subscribe = vec![0x82, topic.len() as u8 + 5, 0, id, 0, topic.len() as u8];
+        subscribe.extend(topic.bytes());
+        subscribe.push(0);
+        s.client(&subscribe);
+        s.server(&[0x90, 3, 0, id, 0]);
+    }
+    assert!(s.lines().is_empty());
+}

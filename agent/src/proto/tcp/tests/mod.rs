@@ -103,6 +103,7 @@ fn record(got: &mut Vec<Got>) -> impl FnMut(StreamEvent<'_>) {
                 offset,
                 bytes,
                 starts_segment,
+                ..
             } => Got::Bytes(side, ts.0, offset, bytes.to_vec(), starts_segment),
             StreamEvent::Missing {
                 side,
