@@ -9,7 +9,8 @@
 //! - a frame that ends exactly where a segment does: its length had one value in 128, [`ALIGNED`];
 //! - text that is UTF-8: eight random bytes are in fewer than one case in a hundred, [`TEXT`].
 //!
-//! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing.
+//! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing,
+//! and neither does a masked one that was there before, key and all.
 
 use std::time::Duration;
 
@@ -293,7 +294,11 @@ impl Chain {
             self.within_message = Some(!header.fin);
         }
         self.masked = Some(masked);
-        if is_hollow(&header) {
+        // Payload of one byte throughout repeats every four bytes under its key: one header that is
+        // found in it is found again and again. A client that keeps to the RFC chooses a new key for
+        // each frame (section 5.3); others are told by where their segments begin.
+        let repeated = masked && !aligned && self.frames.iter().any(|f| f.header == header);
+        if repeated || is_hollow(&header) {
             self.hollow += 1;
             if self.hollow > MAX_HOLLOW {
                 return false;
