@@ -3,7 +3,8 @@
 //! Each header says where the next one is to be, so bytes that are no frames contradict themselves
 //! soon. How much a chain proves is counted in bits, by [`super::evidence`].
 //!
-//! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing.
+//! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing,
+//! and neither does one that was there before if it is short, or masked with the same key.
 
 use std::time::Duration;
 
@@ -344,7 +345,10 @@ impl Chain {
             self.within_message = Some(!header.fin);
         }
         self.masked = Some(masked);
-        let repeated = header.len <= MAX_CONTROL_PAYLOAD
+        // Payload of one byte throughout repeats every four bytes under its key: one header that is
+        // found in it is found again and again. A client that keeps to the RFC chooses a new key for
+        // each frame (section 5.3); others are told by where their segments end.
+        let repeated = (masked || header.len <= MAX_CONTROL_PAYLOAD)
             && self.frames.iter().any(|frame| frame.header == header);
         if is_hollow(&header) {
             self.hollow += 1;

@@ -58,8 +58,9 @@ fn a_payload_of_one_byte_throughout_is_no_row_of_frames() {
         for second in (0x80..=0xff_u8).step_by(3) {
             let mut s = Script::accepted(config());
             s.lose(Role::Client, 700);
-            // The end of a payload of zeros, as its masking key leaves it.
-            s.client(&[first, second, 0x11, 0x22].repeat(350));
+            // The end of a payload of zeros, as its masking key leaves it, behind something else.
+            let end = [first, second, 0x11, 0x22].repeat(350);
+            s.client(&[&[first, second, 7], &end[..]].concat());
             for n in 0..12 {
                 let key = [first ^ n, second ^ n, 3 * n, 0x81 ^ n];
                 s.client(&frame(0x82, Some(key), &[0; 1400]));
