@@ -1,25 +1,42 @@
-//! The negotiation of permessage-deflate (RFC 7692, section 7): two header values.
+//! permessage-deflate (RFC 7692): what is negotiated, and what is inflated.
 //!
-//! Layout: what was agreed as a run, then what was offered.
+//! Layout: a byte. Even: what was agreed as a run, then what was offered. Odd: a message; the byte
+//! says how it is cut.
 
-use wstap::proto::deflate::{Extensions, parse_extensions, unoffered};
+use wstap::proto::{
+    deflate::{Extensions, parse_extensions, unoffered},
+    inflate::{Inflated, Inflater},
+};
 
 use crate::input::Input;
 
-/// Reads without harm, and an offer that is taken as it is offers all that was agreed.
+/// No more of a message is inflated.
+const MOST: usize = 1 << 20;
+
+/// Reads without harm.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
+    let what = input.u8();
+    if what & 1 == 0 {
+        negotiate(input);
+    } else {
+        inflate(input.rest(), usize::from(what >> 1).max(1));
+    }
+}
+
+/// Two headers are one with a comma between (RFC 9110, section 5.3), and no more is unoffered than
+/// was agreed.
+fn negotiate(mut input: Input<'_>) {
     let agreed = String::from_utf8_lossy(input.run()).into_owned();
     let offered = String::from_utf8_lossy(input.rest()).into_owned();
     let (mut agreed_list, mut offered_list) = (Vec::new(), Vec::new());
     parse_extensions(&agreed, &mut agreed_list);
     parse_extensions(&offered, &mut offered_list);
-    let extensions = Extensions::agreed(&agreed_list);
+    let extensions = Extensions::agreed(&agreed_list, &offered_list);
     if agreed_list.is_empty() {
-        assert!(!extensions.may_compress() && !extensions.have_others());
+        assert!(!extensions.have_others());
     }
     assert!(unoffered(&offered_list, &agreed_list).len() <= agreed_list.len());
-    // Two headers are one with a comma between (RFC 9110, section 5.3).
     let mut joined = Vec::new();
     parse_extensions(&format!("{agreed},{offered}"), &mut joined);
     if !agreed.contains('"') {
@@ -28,4 +45,39 @@ pub fn run(data: &[u8]) {
         agreed_list.truncate(32);
         assert_eq!(joined, agreed_list);
     }
+}
+
+/// What comes out, and how it ends, is the same however the message is cut.
+fn inflate(message: &[u8], size: usize) {
+    let whole = inflated(message, message.len().max(1));
+    let cut = inflated(message, size);
+    assert_eq!(whole.1, cut.1);
+    // Where it is stopped, the rest of a piece is not looked at.
+    if whole.1 != Inflated::Stopped {
+        assert!(
+            whole.0 == cut.0,
+            "{} and {} bytes",
+            whole.0.len(),
+            cut.0.len()
+        );
+    }
+}
+
+fn inflated(message: &[u8], size: usize) -> (Vec<u8>, Inflated) {
+    let mut inflater = Inflater::new();
+    let (mut room, mut out) = (Vec::new(), Vec::new());
+    for piece in message.chunks(size) {
+        let fed = inflater.feed(piece, &mut room, &mut |bytes| {
+            out.extend_from_slice(bytes);
+            out.len() < MOST
+        });
+        if fed != Inflated::All {
+            return (out, fed);
+        }
+    }
+    let end = inflater.finish(true, &mut room, &mut |bytes| {
+        out.extend_from_slice(bytes);
+        out.len() < MOST
+    });
+    (out, end)
 }

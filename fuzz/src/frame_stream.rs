@@ -26,6 +26,8 @@ fn events(settings: u8, input: Input<'_>, cut: bool) -> Vec<Event> {
             2 => 16,
             _ => 1 << 20,
         },
+        inflate: true,
+        max_inflated: 1 << 20,
         ..Config::default()
     });
     conversation.send(0, REQUEST, || usize::MAX);

@@ -94,6 +94,9 @@ impl Network {
             max_head: if small { 600 } else { 1 << 14 },
             max_pings: if small { 2 } else { 64 },
             causal_order: causal,
+            inflate: settings & 16 != 0,
+            max_inflated: 1 << 16,
+            max_inflaters: if small { 1 } else { 100 },
             ..Config::default()
         };
         Self {

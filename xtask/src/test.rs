@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{fuzz, process, workspace};
+use crate::{fuzz, oracle, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
@@ -58,6 +58,12 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
     steps.take("documentation", documentation)?;
     steps.take("build", build)?;
     steps.take("tests", || tests(tally, no_kernel))?;
+    // The binary is the one that the tests ran.
+    steps.take("judges", || {
+        let root = workspace::root();
+        let wstap = workspace::target().join("debug/wstap");
+        oracle::compare(&root.join("agent/tests/golden"), &wstap, None)
+    })?;
     steps.take("fuzzing", || fuzz::command(&[], FUZZING, false))
 }
 

@@ -85,8 +85,11 @@ fn seed(folder: &Path, capture: &Path) -> Result<(), Error> {
                 keep("frame_stream", &[&[settings], frames.as_slice()].concat())?;
             }
         }
+        for message in compressed(&frames) {
+            keep("deflate", &[&[15], message].concat())?;
+        }
         for list in extensions(pieces) {
-            let mut both = Vec::new();
+            let mut both = vec![0];
             run(&mut both, list.as_bytes());
             both.extend_from_slice(b"permessage-deflate; client_max_window_bits");
             keep("deflate", &both)?;
@@ -159,7 +162,7 @@ fn record(segment: &Segment<'_>) -> Vec<u8> {
 
 /// The steps of `observer`.
 fn observer(pieces: &[Piece]) -> Vec<u8> {
-    let mut out = vec![8];
+    let mut out = vec![8 | 16];
     for piece in pieces {
         let side = u8::from(piece.server) << 3;
         if !piece.bytes.is_empty() {
@@ -202,6 +205,20 @@ fn blocks(pieces: &[Piece], only_frames: bool) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Payloads of unmasked compressed frames that begin a block and are short.
+fn compressed(mut blocks: &[u8]) -> Vec<&[u8]> {
+    let mut found = Vec::new();
+    while let [_, high, low, rest @ ..] = blocks {
+        let len = usize::from(u16::from_be_bytes([*high, *low]));
+        let (block, behind) = rest.split_at(len.min(rest.len()));
+        if let [0xc1 | 0xc2, len @ 0..=125, payload @ ..] = block {
+            found.extend(payload.get(..usize::from(*len)));
+        }
+        blocks = behind;
+    }
+    found
 }
 
 /// Values of `Sec-WebSocket-Extensions`.

@@ -13,7 +13,7 @@ struct Fault {
     explains: fn(&Difference<'_>) -> bool,
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
     Fault {
         judges: &["tshark", "rows", "suricata"],
         name: "no handshake, no frames",
@@ -62,6 +62,19 @@ const FAULTS: [Fault; 4] = [
             let last = frames.and_then(|frames| time(frames.get(difference.index)?));
             let same = (frames.into_iter().flatten()).filter(|frame| time(frame) == last);
             difference.field == "frames" && last.is_some() && same.count() > 490
+        },
+    },
+    Fault {
+        judges: &["tshark"],
+        name: "nothing, compressed",
+        reason: "tshark shows a compressed message that is empty as one byte, 0",
+        explains: |difference| {
+            let said = (difference.ours.as_str(), difference.theirs.as_str());
+            match difference.field {
+                "inflated_len" => said == ("0", "1"),
+                "inflated" => said == ("", "00"),
+                _ => false,
+            }
         },
     },
 ];
