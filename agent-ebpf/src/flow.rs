@@ -227,10 +227,8 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         state.stage,
         stage::UPGRADING | stage::REFUSED | stage::PROBING
     );
-    if sampled || state.stage == stage::WAITING {
-        if obey(passage, state) {
-            return follow(ctx, passage, state);
-        }
+    if (sampled || state.stage == stage::WAITING) && obey(passage, state) {
+        return follow(ctx, passage, state);
     }
     if headers.len == 0 {
         // The end of a flow that is being decided concerns the agent; anything else does not.
