@@ -45,6 +45,9 @@ const MEMORY_MIB: u32 = 512;
 const ALLOCATION_MIB: u32 = 128;
 /// Longer inputs find nothing that shorter ones do not.
 const MAX_INPUT: u32 = 10_000;
+/// Of what is found only inputs up to this length are kept in the repository: a few hundred KiB in
+/// all. Longer ones that are there were put there by hand.
+const MAX_KEPT: u32 = 400;
 /// One input that takes so many seconds is a finding.
 const SLOW: u32 = 10;
 
@@ -163,14 +166,14 @@ fn kept(target: &str) -> PathBuf {
     root().join("corpus").join(target)
 }
 
-fn limits(program: &mut Command) -> &mut Command {
+fn limits(program: &mut Command, longest: u32) -> &mut Command {
     program
         // Leaks are no matter of safe code, and looking for them needs ptrace. What was freed is held
         // back for a while, and counts.
         .env("ASAN_OPTIONS", "detect_leaks=0:quarantine_size_mb=16")
         .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
         .arg(format!("-malloc_limit_mb={ALLOCATION_MIB}"))
-        .arg(format!("-max_len={MAX_INPUT}"))
+        .arg(format!("-max_len={longest}"))
         .arg(format!("-timeout={SLOW}"))
 }
 
@@ -180,7 +183,7 @@ fn fuzz(target: &'static str, folder: &Path, time: Duration) -> Result<Run> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut program = Command::new(folder.join(target));
-    limits(&mut program)
+    limits(&mut program, MAX_INPUT)
         .arg(format!("-max_total_time={}", time.as_secs().max(1)))
         .arg("-print_final_stats=1")
         .arg(format!("-artifact_prefix={}/", artifacts.display()));
@@ -269,11 +272,15 @@ fn minimise(target: &str, folder: &Path) -> Result<()> {
     }
     fs::create_dir_all(&reduced)?;
     let mut program = Command::new(folder.join(target));
-    limits(&mut program).arg("-merge=1").arg(&reduced);
+    limits(&mut program, MAX_KEPT).arg("-merge=1").arg(&reduced);
     process::capture(program.arg(kept(target)).arg(found(target)))?;
     let kept = kept(target);
-    fs::remove_dir_all(&kept)?;
-    fs::create_dir_all(&kept)?;
+    for entry in fs::read_dir(&kept)? {
+        let entry = entry?;
+        if entry.metadata()?.len() <= u64::from(MAX_KEPT) {
+            fs::remove_file(entry.path())?;
+        }
+    }
     for entry in fs::read_dir(&reduced)? {
         let entry = entry?;
         fs::copy(entry.path(), kept.join(entry.file_name()))?;
