@@ -2,8 +2,16 @@
 
 use std::{process::Command, time::Duration};
 
-use nix::sys::signal::Signal;
+use log::LevelFilter;
+use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
+use wstap::{
+    commands::live::Source,
+    config::{AttachMode, CaptureConfig, InterfaceSelection},
+    proto::{event::Event, observer},
+    sink::Sink,
+    source::kernel::Wake,
+};
 use wstap_common::counter::Counter;
 
 use super::{
@@ -320,4 +328,70 @@ fn two_agents_at_once_count_the_same() {
         20,
     );
     second.must_count(&(tally + &more));
+}
+
+/// A sink with a defect.
+struct Panicking;
+
+impl Sink for Panicking {
+    fn event(&mut self, _: &Event) -> std::io::Result<()> {
+        panic!("on purpose")
+    }
+}
+
+#[test]
+fn a_panic_leaves_nothing_behind() {
+    let Some(_turn) = turn() else { return };
+    for (attach, filters_while_alive) in [(AttachMode::Tcx, 0), (AttachMode::Clsact, 2)] {
+        let pair = Pair::new();
+        let config = CaptureConfig {
+            interfaces: InterfaceSelection::new(&[], &[]).expect("a selection"),
+            ports: Vec::new(),
+            ring_buffer: 1 << 20,
+            attach,
+            snap_length: 1 << 16,
+            max_connections: 1000,
+            max_candidates: 1000,
+            kernel_log: LevelFilter::Off,
+        };
+        let (attached, is_attached) = std::sync::mpsc::channel();
+        let agent = pair.server.spawn(move || {
+            let source = Source::open(&config, Wake::Each).expect("it attaches");
+            let session = source.start(&observer::Config::default(), Panicking, |_| {});
+            let mut session = session.expect("there are threads");
+            attached.send(()).expect("somebody waits");
+            tokio::runtime::Builder::new_current_thread()
+                .build()
+                .expect("a runtime")
+                .block_on(session.ended());
+            // Unwinds with the panic of the reader, and detaches on its way.
+            session.stop().map(drop)
+        });
+        is_attached
+            .recv_timeout(Duration::from_secs(10))
+            .expect("it attaches");
+        eventually("it is attached", Duration::from_secs(5), || {
+            match ours(&filters(&pair.server, "s0")) {
+                n if n == filters_while_alive => Ok(()),
+                n => Err(format!("{n} filters")),
+            }
+        });
+        let programs = held(Pid::this(), "prog_id");
+        assert!(!programs.is_empty(), "{attach:?}: nothing is loaded");
+        let load = Load::open(
+            &pair.client,
+            &pair.server,
+            at(Pair::V4),
+            at(Pair::V4),
+            Script::default(),
+        );
+        assert!(agent.join().is_err(), "the panic is passed on");
+        load.exchange(10);
+        load.close();
+        for device in ["lo", "s0"] {
+            assert_eq!(filters(&pair.server, device), "", "{attach:?}, {device}");
+            assert!(!has_clsact(&pair.server, device), "{attach:?}, {device}");
+        }
+        must_be_unloaded(programs);
+    }
 }
