@@ -65,7 +65,7 @@ fn run() -> Result<()> {
         return Err(error.context("building the eBPF program; run `cargo xtask setup`"));
     }
     println!(
-        "cargo:warning=built without the eBPF program ({error:#}): `wstap run`, `trace` and `top` \
+        "cargo:warning=built without the eBPF program ({error:#}): `wstap run` and `trace` \
          will not work; `cargo xtask build --release` sets up what is missing and builds with it"
     );
     let stub = Path::new(&variable("OUT_DIR")?).join(OBJECT);

@@ -240,6 +240,8 @@ pub fn rows(folder: &Path, capture: &Path, ours: &Dissection) -> Result<Dissecti
         .iter()
         .filter(|(_, c)| c.frames != <[Vec<Frame>; 2]>::default())
         .collect();
+    // tshark finds no frames without a handshake.
+    left.sort_by_key(|(_, c)| c.midstream);
     let mut dissection = Dissection::new();
     for (stream, frames) in streams {
         // With one stream and one connection there is no doubt; with more, the numbers decide.
