@@ -3,8 +3,13 @@
 //! Owns the table of connections and decides which of them are kept, and for how long; what they say
 //! belongs to [`super::session`].
 
+mod config;
 mod keys;
+mod stats;
 mod table;
+
+pub use config::Config;
+pub use stats::{Exceeded, Stats};
 
 use std::{
     cmp::Reverse,
@@ -24,112 +29,6 @@ use super::{
     tcp::{Limits, Shared, StreamEvent, TcpFlow},
     time::Timestamp,
 };
-
-/// Limits and wishes. Each limit has a counter in [`Stats`].
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// WebSockets followed at the same time; beyond, the one that was silent longest is evicted.
-    pub max_connections: usize,
-    /// TCP connections that are not, or not yet, known to be WebSockets; beyond, the one that was
-    /// silent longest is forgotten.
-    pub max_candidates: usize,
-    /// A connection that is silent for so long counts as ended.
-    pub idle_timeout: Duration,
-    /// Payload bytes to keep of each frame for [`super::event::Frame::payload`]; 0 for none.
-    pub preview: usize,
-    /// Bytes that one direction may hold back while it waits for missing ones.
-    pub max_buffered_per_direction: usize,
-    /// Bytes that all directions together may hold back.
-    pub max_buffered: usize,
-    /// Bytes of an HTTP head; a longer one is no handshake.
-    pub max_head: usize,
-    /// How long missing bytes are waited for once their receiver has acknowledged them, or where
-    /// no acknowledgements are seen.
-    pub gap_patience: Duration,
-    /// Pings in flight that are remembered in each direction.
-    pub max_pings: usize,
-    /// Whether compressed messages are inflated.
-    pub inflate: bool,
-    /// Bytes of one message, inflated; a longer one is not inflated further.
-    pub max_inflated: u64,
-    /// Inflated bytes for each on the wire that one message may have, once it is no short one.
-    pub max_inflate_ratio: u64,
-    /// Directions of connections that may have a decompressor at the same time.
-    pub max_inflaters: usize,
-    /// Whether the bytes of one direction wait for those of the other that their sender had
-    /// acknowledged: for sources that may have lost the order between the directions.
-    pub causal_order: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            max_connections: 100_000,
-            max_candidates: 65_536,
-            idle_timeout: Duration::from_secs(3600),
-            preview: 0,
-            max_buffered_per_direction: 4 << 20,
-            max_buffered: 256 << 20,
-            max_head: 64 << 10,
-            gap_patience: Duration::from_secs(1),
-            max_pings: 64,
-            inflate: false,
-            max_inflated: 16 << 20,
-            max_inflate_ratio: 100,
-            max_inflaters: 4096,
-            causal_order: false,
-        }
-    }
-}
-
-/// What the observer has counted about itself.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Stats {
-    /// Segments handed in.
-    pub segments: u64,
-    /// WebSockets open now.
-    pub active: u64,
-    /// Connections of any kind that take memory now.
-    pub tracked: u64,
-    /// Bytes that are held back now, while it is waited for others: what
-    /// [`Config::max_buffered`] bounds.
-    pub held: u64,
-    /// [`super::event::EventKind::Gap`]s.
-    pub gaps: u64,
-    /// Gaps after which frames were recognised again.
-    pub resyncs: u64,
-    /// Frames that were in the gaps, as far as can be told: at least one each.
-    pub frames_lost: u64,
-    /// Connections that began with a TLS ClientHello.
-    pub unreadable_tls: u64,
-    /// Overlapping segments whose bytes differed; the first were taken.
-    pub conflicts: u64,
-    /// How often each limit of [`Config`] was exceeded.
-    pub exceeded: Exceeded,
-}
-
-/// How often a limit was exceeded.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Exceeded {
-    /// [`Config::max_connections`].
-    pub connections: u64,
-    /// [`Config::max_candidates`].
-    pub candidates: u64,
-    /// [`Config::max_buffered_per_direction`].
-    pub buffered_per_direction: u64,
-    /// [`Config::max_buffered`].
-    pub buffered: u64,
-    /// [`Config::max_head`].
-    pub head: u64,
-    /// [`Config::max_pings`].
-    pub pings: u64,
-    /// Messages that were not inflated, or not to their end, because of [`Config::max_inflated`] or
-    /// [`Config::max_inflate_ratio`]: their own, or that of one that they refer to.
-    pub inflated: u64,
-    /// [`Config::max_inflaters`]: messages that found none, and with context takeover none after
-    /// them in their direction.
-    pub inflaters: u64,
-}
 
 /// What a source should do about a flow. A capture file does nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
