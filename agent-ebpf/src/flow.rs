@@ -70,15 +70,13 @@ pub enum Decision {
     Copy(Origin),
 }
 
-impl Decision {
-    /// Copy a segment of a flow that is not followed yet.
-    #[inline(always)]
-    fn copy(state: &FlowState) -> Self {
-        Self::Copy(Origin {
-            epoch: state.epoch,
-            now: now(),
-            urgent: true,
-        })
+/// Of a segment of a flow that is not followed yet: the agent has something to decide.
+#[inline(always)]
+fn undecided(state: &FlowState) -> Origin {
+    Origin {
+        epoch: state.epoch,
+        now: now(),
+        urgent: true,
     }
 }
 
@@ -120,19 +118,15 @@ pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
 /// A segment of a flow that is followed.
 #[inline(always)]
 fn followed(passage: &Passage, state: &mut FlowState) -> Decision {
-    match account(passage, state) {
-        Account::Mine => {
-            let now = now();
-            state.last_seen = now;
-            Decision::Copy(Origin {
-                epoch: state.epoch,
-                now,
-                urgent: false,
-            })
+    account(passage, state).decision(|| {
+        let now = now();
+        state.last_seen = now;
+        Origin {
+            epoch: state.epoch,
+            now,
+            urgent: false,
         }
-        Account::Other => Decision::Leave(Counter::NotOwner),
-        Account::Nothing => Decision::Leave(Counter::Empty),
-    }
+    })
 }
 
 /// Whose a segment is, and whether there is anything to it.
@@ -143,6 +137,18 @@ enum Account {
     Other,
     /// Nobody's: an acknowledgement that says nothing of interest.
     Nothing,
+}
+
+impl Account {
+    /// What this means for the segment; `origin` is asked for where it is to be copied.
+    #[inline(always)]
+    fn decision(self, origin: impl FnOnce() -> Origin) -> Decision {
+        match self {
+            Self::Mine => Decision::Copy(origin()),
+            Self::Other => Decision::Leave(Counter::NotOwner),
+            Self::Nothing => Decision::Leave(Counter::Empty),
+        }
+    }
 }
 
 /// Finds out whether this hook accounts for the segment's direction.
@@ -233,7 +239,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
     if headers.len == 0 {
         // The end of a flow that is being decided concerns the agent; anything else does not.
         return if sampled && (headers.has(FIN) || headers.has(RST)) {
-            Decision::copy(state)
+            Decision::Copy(undecided(state))
         } else {
             Decision::Leave(Counter::Empty)
         };
@@ -326,11 +332,7 @@ fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
     if state.stage == stage::WAITING {
         return Decision::Leave(Counter::Undecided);
     }
-    match account(passage, state) {
-        Account::Mine => Decision::copy(state),
-        Account::Other => Decision::Leave(Counter::NotOwner),
-        Account::Nothing => Decision::Leave(Counter::Empty),
-    }
+    account(passage, state).decision(|| undecided(state))
 }
 
 /// Applies the agent's verdict, where there is one; whether it is to follow the flow.
@@ -389,13 +391,9 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     // Only now: another CPU that finds it followed expects it there.
     state.stage = stage::FOLLOWED;
     debug!(ctx, "following flow, epoch {}", state.epoch);
-    match account {
-        Account::Mine => Decision::Copy(Origin {
-            epoch: state.epoch,
-            now,
-            urgent: true,
-        }),
-        Account::Other => Decision::Leave(Counter::NotOwner),
-        Account::Nothing => Decision::Leave(Counter::Empty),
-    }
+    account.decision(|| Origin {
+        epoch: state.epoch,
+        now,
+        urgent: true,
+    })
 }
