@@ -210,24 +210,22 @@ impl WebSocket {
 
     /// Reports payload of the open frame that was not reported yet.
     pub(super) fn report_progress(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
-        let incoming = &mut self.incoming[d];
-        if let Reading::Payload(open) = &mut incoming.reading
+        if let Reading::Payload(open) = &self.incoming[d].reading
             && open.unreported > 0
         {
-            let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
-            incoming.bytes.add(opcode, bytes);
-            let progress = Progress {
-                direction: d,
-                opcode,
-                bytes,
-                total: None,
-            };
-            cx.emit(ts, &self.connection, EventKind::Progress(progress));
+            self.progress(d, ts, None, cx);
         }
     }
 
     /// The open frame is over, complete or not.
     pub(super) fn finish_progress(&mut self, d: Direction, ts: Timestamp, cx: &mut Context<'_>) {
+        if let Reading::Payload(open) = &self.incoming[d].reading {
+            let total = Some(open.seen);
+            self.progress(d, ts, total, cx);
+        }
+    }
+
+    fn progress(&mut self, d: Direction, ts: Timestamp, total: Option<u64>, cx: &mut Context<'_>) {
         let incoming = &mut self.incoming[d];
         if let Reading::Payload(open) = &mut incoming.reading {
             let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
@@ -236,7 +234,7 @@ impl WebSocket {
                 direction: d,
                 opcode,
                 bytes,
-                total: Some(open.seen),
+                total,
             };
             cx.emit(ts, &self.connection, EventKind::Progress(progress));
         }

@@ -247,7 +247,6 @@ mod tests {
             flags: 0x10,
             egress: 1,
             kind: 1,
-
             scope: 0,
         };
         let clock = Clock::new();
