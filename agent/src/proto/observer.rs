@@ -81,8 +81,6 @@ pub struct Observer {
     held: usize,
     /// Decompressors that sessions have.
     inflaters: usize,
-    /// Memory to inflate in.
-    room: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -159,7 +157,6 @@ macro_rules! context {
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
-            room: &mut $observer.room,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -187,7 +184,6 @@ impl Observer {
             stats: Stats::default(),
             held: 0,
             inflaters: 0,
-            room: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),

@@ -45,6 +45,7 @@ pub(super) struct Content {
 struct Deflate {
     unit: Unit,
     takeover: bool,
+    window_bits: u8,
 }
 
 /// What is known of the bytes to which compressed ones may refer.
@@ -112,6 +113,7 @@ impl Content {
             deflate: deflate.map(|parameters| Deflate {
                 unit: parameters.unit,
                 takeover: parameters.context_takeover(direction),
+                window_bits: parameters.max_window_bits(direction),
             }),
             inflater: None,
             window: Window::Known,
@@ -218,7 +220,7 @@ impl Content {
                 return false;
             }
             *cx.inflaters += 1;
-            self.inflater = Some(Box::default());
+            self.inflater = Some(Box::new(Inflater::new(deflate.window_bits)));
         }
         true
     }
@@ -345,9 +347,7 @@ impl Content {
 
     /// Inflates bytes, or what is behind the last.
     fn inflate(&mut self, bytes: Option<&[u8]>, cx: &mut Context<'_>) {
-        let (Some(deflate), Some(inflater), Some(message)) =
-            (self.deflate, &mut self.inflater, &mut self.message)
-        else {
+        let (Some(inflater), Some(message)) = (&mut self.inflater, &mut self.message) else {
             return;
         };
         message.any = true;
@@ -366,8 +366,8 @@ impl Content {
             within.len() == bytes.len()
         };
         let inflated = match bytes {
-            Some(bytes) => inflater.feed(bytes, cx.room, &mut out),
-            None => inflater.finish(!deflate.takeover, cx.room, &mut out),
+            Some(bytes) => inflater.feed(bytes, &mut out),
+            None => inflater.finish(&mut out),
         };
         match inflated {
             Inflated::All => {}

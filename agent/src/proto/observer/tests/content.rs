@@ -111,6 +111,57 @@ fn any_window_size_is_read() {
 }
 
 #[test]
+fn a_reference_to_what_is_not_in_the_window_is_a_violation() {
+    let (hello, again) = ([0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0], [0xf2, 0, 0x11, 0, 0]);
+    // Before the first byte there is nothing, and nothing is left of an earlier message either where
+    // the context is not taken over.
+    for (response, payloads) in [
+        (DEFLATE, &[&again[..]][..]),
+        (NO_TAKEOVER, &[&hello[..], &again]),
+    ] {
+        let mut s = agreed(inflating(), DEFLATE, response);
+        for payload in payloads {
+            s.server(&plain(0xc1, payload));
+        }
+        let lines = s.lines();
+        let [.., violation, message] = lines.as_slice() else {
+            panic!("{lines:?}")
+        };
+        assert_eq!(violation, "violation s2c invalid_deflate \"\" 1");
+        assert_eq!(message, "message s2c text 5 in 1 compressed");
+    }
+    // A sender with a larger window than was agreed on.
+    let part: Vec<u8> = (0..1000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let payload = Deflater::new().message(&[&part[..], &part].concat());
+    for (bits, ok) in [(9, false), (10, true), (15, true)] {
+        let response = format!("{DEFLATE}; server_max_window_bits={bits}");
+        let mut s = agreed(inflating(), DEFLATE, &response);
+        s.server(&plain(0xc2, &payload));
+        let lines = s.lines();
+        let end = if ok { " inflated 2000" } else { "compressed" };
+        assert_eq!(lines.len(), if ok { 2 } else { 3 }, "{bits}: {lines:?}");
+        assert!(lines.last().unwrap().ends_with(end), "{bits}: {lines:?}");
+        // The client's window is another matter.
+        s.client(&masked(0xc2, &payload));
+        assert!(s.lines()[1].ends_with(" inflated 2000"));
+    }
+}
+
+#[test]
+fn a_message_that_is_cut_off_is_told_at_its_end() {
+    let payload = Deflater::new().message(b"a message that is cut off somewhere");
+    for response in [DEFLATE, NO_TAKEOVER] {
+        let mut s = agreed(inflating(), DEFLATE, response);
+        s.server(&plain(0xc2, &payload[..payload.len() / 2]));
+        let lines = s.lines();
+        assert_eq!(lines[1], "violation s2c invalid_deflate \"\" 1");
+        assert!(lines[2].ends_with("compressed"), "{lines:?}");
+    }
+}
+
+#[test]
 fn several_blocks_and_final_ones() {
     let mut s = with_deflate(inflating());
     // RFC 7692, section 7.2.3.4 and 7.2.3.5.
@@ -248,10 +299,13 @@ fn a_message_broken_off_loses_the_window() {
 
 #[test]
 fn a_bomb_is_left_alone_beyond_the_limits() {
-    let bomb = |s: &mut Script| {
+    let bomb = |s: &mut Script, takeover: bool| {
         let mut sender = Deflater::new();
         for _ in 0..2 {
             s.server(&plain(0xc2, &sender.message(&vec![0; 8 << 20])));
+            if !takeover {
+                sender = Deflater::new();
+            }
         }
         s.server(&plain(0xc2, &sender.message(b"")));
         s.lines()
@@ -265,7 +319,7 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
         inflating(),
     ] {
         let mut s = with_deflate(config.clone());
-        let lines = bomb(&mut s);
+        let lines = bomb(&mut s, true);
         assert_eq!(lines.len(), 6);
         assert!(
             !lines
@@ -276,7 +330,7 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
         assert_eq!(s.observer.inflaters, 0);
         // Without takeover the next message is another matter.
         let mut s = agreed(config, DEFLATE, NO_TAKEOVER);
-        let lines = bomb(&mut s);
+        let lines = bomb(&mut s, false);
         assert!(lines[5].ends_with("inflated 0"), "{lines:?}");
         assert_eq!(s.observer.stats().exceeded.inflated, 2);
     }
@@ -284,7 +338,7 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
         max_inflate_ratio: 2000,
         ..inflating()
     });
-    assert!(bomb(&mut s)[1].ends_with("inflated 8388608"));
+    assert!(bomb(&mut s, true)[1].ends_with("inflated 8388608"));
     assert_eq!(s.observer.stats().exceeded.inflated, 0);
 }
 
