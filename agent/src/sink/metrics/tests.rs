@@ -449,7 +449,7 @@ fn the_agents_metrics_are_there_from_the_start() {
 }
 
 #[test]
-fn the_kernels_counts_come_before_the_observers() {
+fn the_kernels_counts_come_on_top_of_the_observers() {
     let metrics = Metrics::new(&MetricsConfig::default());
     let mut status = AgentStatus {
         observer: Stats {
@@ -472,7 +472,7 @@ fn the_kernels_counts_come_before_the_observers() {
     }
     status.kernel = Some(counts);
     metrics.update_agent(&status);
-    assert_eq!(tls(&metrics), Some(counts.of(Counter::Tls) as f64));
+    assert_eq!(tls(&metrics), Some(1.0 + counts.of(Counter::Tls) as f64));
     let text = metrics.expose(seconds(1));
     assert_eq!(
         value(&text, "wstap_limit_exceeded_total", &["\"flows\""]),
