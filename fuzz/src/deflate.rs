@@ -76,9 +76,6 @@ fn inflated(message: &[u8], size: usize, window_bits: u8) -> (Vec<u8>, Inflated)
             return (out, fed);
         }
     }
-    let end = inflater.finish(&mut |bytes| {
-        out.extend_from_slice(bytes);
-        out.len() < MOST
-    });
+    let end = inflater.finish();
     (out, end)
 }

@@ -365,7 +365,7 @@ rules! {
     InvalidUtf8 "invalid_utf8",
     /// RFC 7692, 7.2: compressed data that cannot be inflated.
     InvalidDeflate "invalid_deflate",
-    /// RFC 6455, 5.5.1: nothing is sent after a close frame.
+    /// RFC 6455, 5.5.1: no data and no other close frame is sent after a close frame.
     DataAfterClose "data_after_close",
     /// RFC 6455, 4.1: the request has a `Sec-WebSocket-Key`.
     MissingKey "missing_key",

@@ -186,7 +186,13 @@ impl Content {
                 rsv1
             }
         };
-        if !self.compressed {
+        if header.rsv & !if rsv1 { Header::RSV1 } else { 0 } != 0 {
+            // What the other bits stand for is not known, and neither is what the payload says.
+            self.skip_message();
+            if self.compressed {
+                self.lose_window(Window::Lost, cx);
+            }
+        } else if !self.compressed {
             message.inflated = message.inflated.saturating_add(header.payload_len());
             if message.text.is_some() {
                 self.reading = Reading::Text;
@@ -367,7 +373,7 @@ impl Content {
         };
         let inflated = match bytes {
             Some(bytes) => inflater.feed(bytes, &mut out),
-            None => inflater.finish(&mut out),
+            None => inflater.finish(),
         };
         match inflated {
             Inflated::All => {}
