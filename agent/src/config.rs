@@ -8,12 +8,13 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use log::LevelFilter;
 
 pub use crate::cli::{
-    Attach as AttachMode, ColorWhen as Color, EventName, Format, PathLabel,
+    Attach as AttachMode, ColorWhen as Color, EventName, Format,
     value::{Endpoint, OpcodeName},
 };
 use crate::{
     cli::{self, value::Globs},
     proto::{flow::Direction, observer},
+    sink::metrics::PathLabel,
 };
 
 /// Flags that do not go together.
