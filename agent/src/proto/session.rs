@@ -21,7 +21,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use account::{Account, Decided};
 use chain::Chain;
-use http::{Bytes, Held, Http, Opening, Step};
+use http::{Bytes, Held, Http, Input, Opening, Step};
 use probe::{Found, Probe, is_credible};
 use websocket::WebSocket;
 
@@ -449,27 +449,11 @@ impl Session {
     fn replay(&mut self, side: Option<usize>, held: Vec<Held>, cx: &mut Context<'_>) {
         let Some(side) = side else { return };
         for held in held {
-            match held {
-                Held::Missing { ts, offset, len } => {
+            match held.input(side) {
+                Input::Bytes(input) => self.handle_bytes(&input, cx),
+                Input::Missing { ts, offset, len } => {
                     self.handle_missing(side, ts, offset, len, cx);
                 }
-                Held::Bytes {
-                    ts,
-                    offset,
-                    bytes,
-                    starts_segment,
-                    ends_segment,
-                } => self.handle_bytes(
-                    &Bytes {
-                        side,
-                        ts,
-                        offset,
-                        bytes: &bytes,
-                        starts_segment,
-                        ends_segment,
-                    },
-                    cx,
-                ),
             }
         }
     }
