@@ -42,6 +42,8 @@ pub(super) struct WebSocket {
 #[derive(Debug)]
 pub(super) struct FirstClose {
     pub direction: Direction,
+    /// Index of the frame in its direction.
+    pub index: u64,
     quiet: Duration,
     pub code: Option<CloseCode>,
     pub reason: Option<String>,
@@ -361,6 +363,7 @@ impl WebSocket {
             let code = (header.len < 2).then_some(CloseCode::NO_STATUS);
             self.first_close.get_or_insert(FirstClose {
                 direction: d,
+                index: incoming.index,
                 quiet,
                 code,
                 reason: None,
