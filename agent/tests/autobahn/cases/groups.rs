@@ -1,7 +1,7 @@
 //! The groups of the public list, with what RFC 6455 and RFC 7692 say of each case.
 //!
-//! A case that there goes over several writes is sent here in all cuts anyway, and is told by its
-//! frames alone.
+//! A case that there is another one in several writes is here the same one in another cut, but for
+//! those that are about writes of so many octets.
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -32,6 +32,9 @@ fn framing() -> Vec<Case> {
         cases.push(Case::new(format!("1.1.{n}")).text(vec![b'*'; size]));
         cases.push(Case::new(format!("1.2.{n}")).binary(vec![0xfe; size]));
     }
+    let (text, binary) = (vec![b'*'; 65536], vec![0xfe; 65536]);
+    cases.push(Case::new("1.1.8").text(text).in_chops(997));
+    cases.push(Case::new("1.2.8").binary(binary).in_chops(997));
     cases
 }
 
@@ -412,6 +415,12 @@ fn limits() -> Vec<Case> {
             cases.push(case.message(kind, total, count));
         }
     }
+    for (n, octets) in (1..).zip([64, 128, 256, 512, 1024, 2048]) {
+        let (texts, binaries) = (format!("9.5.{n}"), format!("9.6.{n}"));
+        let (text, binary) = (vec![b'*'; 1 << 17], vec![0xfe; 1 << 17]);
+        cases.push(Case::new(texts).text(text).in_chops(octets));
+        cases.push(Case::new(binaries).binary(binary).in_chops(octets));
+    }
     for (n, size) in (1..).zip([0, 16, 64, 256]) {
         let (mut texts, mut binaries) =
             (Case::new(format!("9.7.{n}")), Case::new(format!("9.8.{n}")));
@@ -463,7 +472,8 @@ fn compression() -> Vec<Case> {
                 if extensions.contains("no_context_takeover") {
                     compressor.reset();
                 }
-                case = case.compressed(&deflated(&mut compressor, text.as_bytes()));
+                let wire = deflated(&mut compressor, text.as_bytes());
+                case = case.compressed(&wire, text.len());
             }
             // Not every message needs to be compressed.
             cases.push(case.text("as it is"));
