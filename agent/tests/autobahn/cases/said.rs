@@ -57,7 +57,7 @@ impl Said {
         match text("event") {
             "handshake" => {
                 self.compressed = event["extensions"].is_string();
-                self.path = Some(text("path").to_owned());
+                self.path = event["path"].as_str().map(str::to_owned);
                 if text("outcome") != "accepted" {
                     self.rest.push(format!("handshake {}", text("outcome")));
                 }
