@@ -1,18 +1,23 @@
 //! The case groups of the Autobahn test suite over real sockets, with the fuzzer at either end.
 //!
-//! These are the cases and the cuts that `tests/autobahn` writes into a capture. A piece is a
-//! write of its own, and follows when the one before has arrived: so it is a segment, too, as long as
-//! it fits into one.
+//! These are the cases and the cuts that `tests/autobahn` writes into a capture, all of them: long
+//! messages are of 1 MiB at most there already, where the list has 16, and of 128 KiB in chops. A
+//! piece is a write of its own, and follows when the one before has arrived: so it is a segment, too,
+//! as long as it fits into one.
+
+mod fuzzer;
+mod peers;
 
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
+    iter,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -29,6 +34,7 @@ use super::{
         agent::{Agent, Process, WSTAP, held},
         eventually,
         machine::turn,
+        netns::Netns,
         tally::{Counts, Tally},
     },
 };
@@ -37,7 +43,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Connections that are open at a time.
-const AT_ONCE: u16 = 12;
+const AT_ONCE: usize = 12;
 
 /// Takes all that is sent, however slow the reader: a build for development on a machine that has
 /// other things to do. What is lost where it cannot be read in time is no matter of these tests.
@@ -53,9 +59,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[track_caller]
 fn trace(pair: &Pair) -> Process {
     let mut command = pair.client.command(WSTAP);
-    command
-        .args(["trace", "-i", "c0", "--ring-buffer", RING])
-        .args(said::flags());
+    command.args(["trace", "-i", "c0", "--ring-buffer", RING]);
+    // The texts repeat themselves, and some compress that better than others.
+    command.args(["--max-inflate-ratio", "1000"]);
+    command.args(said::flags());
     let mut trace = Process::spawn(command);
     eventually("trace is attached", Duration::from_secs(15), || {
         trace.must_live();
@@ -95,24 +102,34 @@ fn told(trace: Process) -> BTreeMap<String, Said> {
     said::by_path(&told)
 }
 
-/// Does `work` for each run, some at a time, on threads in the client's namespace; with a listener in
-/// the server's.
-fn each(pair: &Pair, runs: &Arc<Vec<Run>>, work: fn(&Run, &TcpListener)) {
-    let next = Arc::new(AtomicUsize::new(0));
-    let threads: Vec<_> = (0..AT_ONCE)
-        .map(|n| {
-            let on = SocketAddr::new(at(Pair::V4).ip(), 8080 + n);
-            let listener = pair.server.listen(on);
-            let (runs, next) = (Arc::clone(runs), Arc::clone(&next));
-            pair.client.spawn(move || {
-                while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    work(run, &listener);
-                }
-            })
+/// Work that is under way.
+struct AtOnce<T>(Vec<JoinHandle<Vec<T>>>);
+
+/// Does `work` so many times, some at a time, on threads in a namespace; it is told which thread it
+/// is on, and which time it is.
+fn at_once<T: Send + 'static>(
+    ns: &Netns,
+    times: usize,
+    work: impl Fn(usize, usize) -> T + Send + Sync + 'static,
+) -> AtOnce<T> {
+    let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
+    let threads = (0..AT_ONCE).map(|thread| {
+        let (work, next) = (Arc::clone(&work), Arc::clone(&next));
+        let mine = move || next.fetch_add(1, Ordering::Relaxed);
+        ns.spawn(move || {
+            let times = iter::repeat_with(mine).take_while(|n| *n < times);
+            times.map(|n| work(thread, n)).collect()
         })
-        .collect();
-    for thread in threads {
-        thread.join().expect("conversations that come to their end");
+    });
+    AtOnce(threads.collect())
+}
+
+impl<T> AtOnce<T> {
+    /// Waits until all is done: what has come of it.
+    fn wait(self) -> Vec<T> {
+        let done = self.0.into_iter().map(JoinHandle::join);
+        let done = done.map(|done| done.expect("conversations that come to their end"));
+        done.flatten().collect()
     }
 }
 
@@ -122,13 +139,7 @@ fn play(run: &Run, listener: &TcpListener) {
     let client = TcpStream::connect(on).expect("a listening server");
     let (server, _) = listener.accept().expect("a client");
     let ends = [client, server];
-    for end in &ends {
-        end.set_nodelay(true).expect("a socket option");
-        end.set_read_timeout(Some(PATIENCE))
-            .expect("a socket option");
-        end.set_write_timeout(Some(PATIENCE))
-            .expect("a socket option");
-    }
+    ends.iter().for_each(prepare);
     send(&ends, 0, run.request(KEY).as_bytes());
     send(&ends, 1, run.response(ACCEPT).as_bytes());
     let sides = [run.sender, 1 - run.sender];
@@ -144,6 +155,14 @@ fn play(run: &Run, listener: &TcpListener) {
         let rest = (&ends[1 - side]).read(&mut [0]).expect("an end");
         assert_eq!(rest, 0, "{}", run.path());
     }
+}
+
+/// Sets what a fuzzer's socket needs.
+fn prepare(stream: &TcpStream) {
+    let limit = Some(PATIENCE);
+    stream.set_nodelay(true).expect("a socket option");
+    stream.set_read_timeout(limit).expect("a socket option");
+    stream.set_write_timeout(limit).expect("a socket option");
 }
 
 /// Lets a side send, and waits until it has arrived.
@@ -220,12 +239,20 @@ fn every_case_live() {
     let flags = "-i s0 --max-endpoints 5000 --connection-series 0 --ring-buffer";
     let agent = Agent::run(&pair.server, &format!("{flags} {RING}"));
     let trace = trace(&pair);
-    let runs = Arc::new(run::all());
-    each(&pair, &runs, play);
+    let runs = run::all();
+    let listeners: Vec<_> = (8080..)
+        .take(AT_ONCE)
+        .map(|port| pair.server.listen(SocketAddr::new(at(Pair::V4).ip(), port)))
+        .collect();
+    let work = runs.clone();
+    at_once(&pair.client, runs.len(), move |thread, n| {
+        play(&work[n], &listeners[thread]);
+    })
+    .wait();
 
     let said = told(trace);
     let mut table = Table::default();
-    for run in runs.iter() {
+    for run in &runs {
         let lines = said.get(&run.path()).map(Said::lines).unwrap_or_default();
         table.add(run, &run.expected(), &lines);
     }

@@ -44,7 +44,7 @@ pub struct Said {
     /// By side.
     pub frames: [Vec<String>; 2],
     pub messages: [Vec<String>; 2],
-    broken: Vec<String>,
+    pub broken: Vec<String>,
     /// Gaps, handshakes that failed, the ending.
     pub rest: Vec<String>,
 }
