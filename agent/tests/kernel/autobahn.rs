@@ -26,7 +26,7 @@ use nix::sys::signal::Signal;
 use super::{
     Pair, at,
     cases::{
-        run::{self, DIRECTIONS, Run},
+        run::{self, DIRECTIONS, ENDS, Run},
         said::{self, Said},
         table::Table,
     },
@@ -218,8 +218,7 @@ fn sums(runs: &[Run]) -> (Tally, BTreeMap<(&'static str, &'static str), u64>) {
             code @ (1000..=1015 | 3000..=4999) => code.to_string(),
             _ => "invalid".to_owned(),
         };
-        let initiator = ["client", "server"][run.sender];
-        let closed = format!("{} {code} {initiator}", ending.kind);
+        let closed = format!("{} {code} {}", ending.kind, ENDS[run.sender]);
         let [client_to_server, server_to_client] = counts;
         tally = tally
             + &Tally {

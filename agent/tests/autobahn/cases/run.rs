@@ -1,6 +1,6 @@
 //! A case as it is sent once, and what has to be said of it.
 
-use super::case::{Case, Message, Sent};
+use super::case::{Case, Ending, Message, Sent};
 use super::groups;
 
 /// Payloads up to this length are compared byte by byte.
@@ -8,6 +8,9 @@ pub const PREVIEW: usize = 256;
 
 /// By side: 0 is the client, 1 the server.
 pub const DIRECTIONS: [&str; 2] = ["client_to_server", "server_to_client"];
+
+/// By side, as well.
+pub const ENDS: [&str; 2] = ["client", "server"];
 
 /// A case is sent octet by octet where it has so many at most.
 const FEW: usize = 700;
@@ -123,11 +126,7 @@ impl Run {
             lines.push(message(sent, self.sender));
         }
         lines.extend(broken(&case.broken, self.sender));
-        let ending = &case.ending;
-        lines.push(format!(
-            "{} {} {:?}",
-            ending.kind, ending.code, ending.reason
-        ));
+        lines.push(ending(&case.ending, self.sender));
         lines
     }
 }
@@ -161,6 +160,12 @@ pub fn message(message: &Message, side: usize) -> String {
         message.frames,
         message.inflated.is_some(),
     )
+}
+
+/// In words, how a connection has ended, and that this side was the first to end it.
+pub fn ending(ending: &Ending, side: usize) -> String {
+    let Ending { kind, code, reason } = ending;
+    format!("{kind} {code} {reason:?} by {}", ENDS[side])
 }
 
 /// Broken rules in words. They are told again at ten times, a hundred, and so on; in which order is

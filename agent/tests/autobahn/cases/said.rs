@@ -45,7 +45,7 @@ pub struct Said {
     pub frames: [Vec<String>; 2],
     pub messages: [Vec<String>; 2],
     pub broken: Vec<String>,
-    /// Gaps, handshakes that failed, the ending.
+    /// Gaps, handshakes that failed, counts that are wrong, the ending.
     pub rest: Vec<String>,
 }
 
@@ -62,7 +62,14 @@ impl Said {
                     self.rest.push(format!("handshake {}", text("outcome")));
                 }
             }
-            "frame" => self.frames[side].push(self.frame(event)),
+            "frame" => {
+                let index = self.frames[side].len() as u64 + 1;
+                if event["index"] != index {
+                    let wrong = format!("{direction} index {} at {index}", event["index"]);
+                    self.rest.push(wrong);
+                }
+                self.frames[side].push(self.frame(event));
+            }
             "message" => {
                 let inflated = match event["inflated_len"].as_u64() {
                     Some(len) => format!(", inflated {len}"),
@@ -81,12 +88,23 @@ impl Said {
                 self.broken.push(broken);
             }
             "gap" => self.rest.push("gap".to_owned()),
-            "close" => self.rest.push(format!(
-                "{} {} {:?}",
-                text("kind"),
-                event["code"],
-                text("reason")
-            )),
+            "close" => {
+                for (direction, frames) in DIRECTIONS.iter().zip(&self.frames) {
+                    let counts = event["frames"][direction].as_object();
+                    let counts = counts.into_iter().flat_map(|counts| counts.values());
+                    let sum: u64 = counts.filter_map(Value::as_u64).sum();
+                    if sum != frames.len() as u64 {
+                        self.rest.push(format!("{direction} frames {sum} in all"));
+                    }
+                }
+                self.rest.push(format!(
+                    "{} {} {:?} by {}",
+                    text("kind"),
+                    event["code"],
+                    text("reason"),
+                    text("initiator"),
+                ));
+            }
             _ => {}
         }
     }

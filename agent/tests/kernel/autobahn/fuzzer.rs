@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::cases::{
-    case::{CLOSE, FIN, Message, PING, PONG, Sent, TEXT, body},
+    case::{CLOSE, Ending, FIN, Message, PING, PONG, Sent, TEXT, body},
     run::{self, Run},
     said::Said,
 };
@@ -300,17 +300,27 @@ impl Conversation {
             (None, None) => "fin",
             _ => "half",
         };
-        let case = &run.case;
-        let (code, reason) = match (ours, theirs) {
-            (None, None) => (1006, String::new()),
-            (None, Some(theirs)) => (code(theirs), reason(theirs)),
-            (Some(_), Some(theirs)) if self.they_closed => (code(theirs), reason(theirs)),
-            (Some(_), _) if case.sent.iter().any(closes) => {
-                (case.ending.code, case.ending.reason.clone())
-            }
-            (Some(ours), _) => (code(ours), reason(ours)),
+        // Without a close frame from either, it is the other end that has hung up.
+        let they_began = self.they_closed || ours.is_none();
+        let first = if they_began { theirs } else { ours };
+        let ending = match first {
+            Some(_) if !they_began && run.case.sent.iter().any(closes) => Ending {
+                kind,
+                ..run.case.ending.clone()
+            },
+            Some(close) => Ending {
+                kind,
+                code: code(close),
+                reason: reason(close),
+            },
+            None => Ending {
+                kind,
+                code: 1006,
+                reason: String::new(),
+            },
         };
-        format!("{kind} {code} {reason:?}")
+        let side = if they_began { 1 - self.side } else { self.side };
+        run::ending(&ending, side)
     }
 }
 
