@@ -30,6 +30,8 @@ pub struct Conversation {
     complete: bool,
     /// The other end sent its close frame before the fuzzer did.
     they_closed: bool,
+    /// The other end has reset the connection, and did not finish it before.
+    reset: bool,
 }
 
 /// What has to be said, as [`Run::expected`] does, and what is said.
@@ -56,7 +58,7 @@ pub fn converse(run: &Run, stream: &TcpStream) -> Conversation {
     let side = run.sender;
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
-        scope.spawn(move || listen(run, stream, &tell));
+        let listening = scope.spawn(move || listen(run, stream, &tell));
         let mut talk = Conversation {
             side,
             sent: run.case.sent.clone(),
@@ -64,6 +66,7 @@ pub fn converse(run: &Run, stream: &TcpStream) -> Conversation {
             messages: run.case.messages.clone(),
             complete: false,
             they_closed: false,
+            reset: false,
         };
         let mut open = true;
         for piece in run.pieces(side) {
@@ -95,26 +98,28 @@ pub fn converse(run: &Run, stream: &TcpStream) -> Conversation {
                 let _ = stream.shutdown(Shutdown::Write);
             }
         }
+        talk.reset = listening.join().expect("a listener");
         talk
     })
 }
 
-/// Decodes what the other end sends, up to its end.
-fn listen(run: &Run, mut stream: &TcpStream, tell: &mpsc::Sender<Sent>) {
+/// Decodes what the other end sends, up to its end: whether that is a reset.
+fn listen(run: &Run, mut stream: &TcpStream, tell: &mpsc::Sender<Sent>) -> bool {
     let mut bytes = Vec::new();
     let mut buffer = vec![0; 1 << 16];
-    loop {
+    let reset = loop {
         match stream.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => break false,
             Ok(n) => bytes.extend_from_slice(&buffer[..n]),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break true,
             Err(error) => panic!("{}: waiting for the other end: {error}", run.path()),
         }
         while let Some(frame) = decoded(&mut bytes, run.sender == 1) {
             tell.send(frame).expect("the fuzzer");
         }
-    }
+    };
     assert!(bytes.is_empty(), "{}: half a frame {bytes:?}", run.path());
+    reset
 }
 
 /// Takes a frame from the front, where there is a whole one.
@@ -231,12 +236,12 @@ impl Conversation {
             expected_broken.retain(|line| broken.contains(line));
         }
 
-        // Without a close frame, the other end has reset the connection or finished it.
-        let rest = said
-            .rest
-            .iter()
-            .map(|line| line.replace("rst 1006", "fin 1006"));
-        let rest: Vec<_> = rest.collect();
+        let mut rest = said.rest.clone();
+        if !self.reset {
+            // A reset that comes after the other end's FIN shows nowhere here.
+            let lines = rest.iter_mut();
+            lines.for_each(|line| *line = line.replace("rst 1006", "fin 1006"));
+        }
         let (frames, messages) = (frames.concat(), messages.concat());
         let (ending, expected_frames) = (self.ending(run, sent), expected_frames.concat());
         let expected_messages = expected_messages.concat();
@@ -297,6 +302,7 @@ impl Conversation {
         let theirs = self.heard.iter().find(|sent| closes(sent));
         let kind = match (ours, theirs) {
             (Some(_), Some(_)) => "clean",
+            (None, None) if self.reset => "rst",
             (None, None) => "fin",
             _ => "half",
         };
