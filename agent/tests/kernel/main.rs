@@ -8,6 +8,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../autobahn/cases/mod.rs"]
+mod cases;
+
+mod autobahn;
 mod endings;
 mod forgotten;
 mod handshakes;
