@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Context, violations::Violations};
+use super::{Answered, Context, violations::Violations};
 use crate::proto::{
-    event::{Connection, EventKind, Handshake, Outcome},
+    event::{Connection, EventKind, Handshake, Hop, Outcome},
     flow::{ConnId, Direction},
     observer::Decision,
     time::Timestamp,
-    upgrade::{Fault, Request, ResponseHead},
+    upgrade::{Fault, MAX_KEY, Request, ResponseHead},
 };
 
 /// A request for a WebSocket, and when it began.
@@ -39,6 +39,7 @@ pub(super) struct Account {
     pub violations: Violations,
     pub decision: Option<Decision>,
     pub request: Option<RequestSeen>,
+    pub answered: Option<Answered>,
 }
 
 /// How an attempt was decided.
@@ -73,6 +74,10 @@ impl Account {
             outcome => outcome,
         };
         let id = *self.id.get_or_insert_with(|| cx.next_id());
+        let key = request
+            .and_then(|request| request.key.clone())
+            .filter(|key| key.len() <= MAX_KEY);
+        let asked = key.as_deref().zip(attempt.map(|attempt| attempt.began));
         let connection = Arc::new(Connection {
             id,
             client: self.ends[client],
@@ -85,6 +90,8 @@ impl Account {
             subprotocol: response
                 .filter(|_| outcome.opens())
                 .and_then(|response| response.subprotocol.clone()),
+            next_hop: asked.and_then(|(key, began)| cx.hops.behind(id, key, began)),
+            key: key.clone(),
         });
         let faults = [
             (Direction::ClientToServer, request_faults),
@@ -98,6 +105,17 @@ impl Account {
             }
         }
         let began = attempt.map(|attempt| attempt.began);
+        if let (Some(key), Some(began), Some(_)) = (key, began, response) {
+            self.answered = Some(Answered {
+                key,
+                began,
+                hop: Hop {
+                    id,
+                    client: connection.client,
+                    server: connection.server,
+                },
+            });
+        }
         let handshake = Handshake {
             method: request.map(|request| request.method.clone()),
             origin: request.and_then(|request| request.origin.clone()),
