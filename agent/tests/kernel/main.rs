@@ -16,6 +16,7 @@ mod lifecycle;
 mod midstream;
 mod other_traffic;
 mod prometheus;
+mod proxies;
 mod scale;
 mod topology;
 mod trace;

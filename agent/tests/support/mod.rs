@@ -6,9 +6,11 @@ pub mod exposition;
 pub mod load;
 pub mod machine;
 pub mod netns;
+pub mod proxy;
 pub mod python;
 pub mod tally;
 pub mod tap;
+pub mod trace;
 
 use std::time::{Duration, Instant};
 
