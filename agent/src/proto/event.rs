@@ -301,7 +301,8 @@ pub struct TcpCounts {
     pub retransmitted: u64,
     /// Arrived ahead of bytes that were still to come.
     pub out_of_order: u64,
-    /// Keep-alive probes: one byte before the next sequence number, with one stale byte or none.
+    /// Keep-alive probes: one byte before the next sequence number, with one stale byte or none,
+    /// unless the other side has closed its window.
     pub keepalive_probes: u64,
     /// Announced a window of zero.
     pub zero_windows: u64,
