@@ -238,3 +238,45 @@ fn haproxy_gives_up_a_silent_connection() {
         must_read_as_given_up(hops, PATIENCE, kinds);
     }
 }
+
+#[test]
+fn a_refusal_is_the_servers_where_there_is_a_next_hop() {
+    let Some(_turn) = turn() else { return };
+    let row = Row::new();
+    let _proxy = Proxy::nginx(&row, PATIENT);
+    let trace = Trace::start(&row.proxy, 2, "");
+    let ask = || {
+        let mut client = row.client.connect(Row::front()).expect("a proxy");
+        client
+            .write_all(REQUEST.as_bytes())
+            .expect("an open connection");
+        client
+    };
+    // Nobody listens behind the proxy.
+    must_read_head(&mut ask(), b"HTTP/1.1 502 ");
+    let listener = row.server.listen(Row::back());
+    let mut client = ask();
+    let (mut server, _) = listener.accept().expect("a proxy");
+    must_read_head(&mut server, b"GET ");
+    server
+        .write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+        .expect("an open connection");
+    must_read_head(&mut client, b"HTTP/1.1 403 ");
+
+    let connections = trace.until("handshake", 3);
+    let own: Vec<_> = connections.iter().map(Connection::handshake).collect();
+    let [proxys, next, passed] = &own[..] else {
+        panic!("{connections:#?}");
+    };
+    for (handshake, server, status) in [
+        (proxys, Row::front(), 502),
+        (next, Row::back(), 403),
+        (passed, Row::front(), 403),
+    ] {
+        assert_eq!(handshake["outcome"], "rejected");
+        assert_eq!(handshake["server"], server.to_string());
+        assert_eq!(handshake["status"], status);
+    }
+    assert_eq!(passed["next_hop"], next["conn"]);
+    assert!(proxys.get("next_hop").is_none() && next.get("next_hop").is_none());
+}

@@ -45,11 +45,17 @@ impl Trace {
     /// that it has told of, in the order of their handshakes.
     #[track_caller]
     pub fn connections(self, closed: usize) -> Vec<Connection> {
-        let what = format!("{closed} close events are printed");
+        self.until("close", closed)
+    }
+
+    /// As [`Self::connections`], once it has told of this many events of one kind.
+    #[track_caller]
+    pub fn until(self, event: &str, n: usize) -> Vec<Connection> {
+        let what = format!("{n} events `{event}` are printed");
         eventually(&what, Duration::from_secs(10), || {
             let stdout = self.0.stdout();
-            let printed = stdout.matches("\"event\":\"close\"").count();
-            (printed == closed).then_some(()).ok_or(stdout)
+            let printed = stdout.matches(&format!("{{\"event\":\"{event}\"")).count();
+            (printed == n).then_some(()).ok_or(stdout)
         });
         self.0.signal(Signal::SIGINT);
         let (status, stdout) = self.0.wait(Duration::from_secs(10));
