@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod browser;
 mod endings;
 mod forgotten;
 mod handshakes;
@@ -18,6 +19,7 @@ mod other_traffic;
 mod prometheus;
 mod proxies;
 mod scale;
+mod tcp;
 mod topology;
 mod trace;
 mod violations;

@@ -2,6 +2,7 @@
 //! themselves, the agent as a child process, and the text that it serves.
 
 pub mod agent;
+pub mod browser;
 pub mod exposition;
 pub mod load;
 pub mod machine;
