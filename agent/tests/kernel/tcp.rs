@@ -64,7 +64,7 @@ fn kernels(ns: &Netns, name: &str) -> u64 {
 
 #[test]
 fn keep_alive_probes_are_no_traffic() {
-    const LIFE: Duration = Duration::from_millis(3500);
+    const LIFE: Duration = Duration::from_millis(2500);
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let traces = [&pair.client, &pair.server].map(|ns| Trace::start(ns, 1, ""));

@@ -32,12 +32,16 @@ impl Browser {
             .args([
                 "--no-first-run",
                 "--disable-sync",
+                // Containers have little shared memory.
+                "--disable-dev-shm-usage",
+                // A page that is left would be kept, and its WebSocket with it.
                 "--disable-features=BackForwardCache",
                 "--remote-debugging-port=0",
             ])
             .arg(format!("--user-data-dir={}", folder.path().display()))
             .arg(url)
             .env("HOME", folder.path())
+            .env("TMPDIR", folder.path())
             .process_group(0);
         Self {
             process: Process::spawn(command),
