@@ -77,11 +77,17 @@ impl Account {
         let key = request
             .and_then(|request| request.key.clone())
             .filter(|key| key.len() <= MAX_KEY);
-        let asked = key.as_deref().zip(attempt.map(|attempt| attempt.began));
-        let connection = Arc::new(Connection {
+        let began = attempt.map(|attempt| attempt.began);
+        let own = Hop {
             id,
             client: self.ends[client],
             server: self.ends[1 - client],
+        };
+        let asked = key.as_deref().zip(began);
+        let connection = Arc::new(Connection {
+            id,
+            client: own.client,
+            server: own.server,
             interface: self.interface,
             opened: ts,
             outcome,
@@ -90,7 +96,7 @@ impl Account {
             subprotocol: response
                 .filter(|_| outcome.opens())
                 .and_then(|response| response.subprotocol.clone()),
-            next_hop: asked.and_then(|(key, began)| cx.hops.behind(id, key, began)),
+            next_hop: asked.and_then(|(key, began)| cx.hops.behind(&own, key, began)),
             key: key.clone(),
         });
         let faults = [
@@ -104,16 +110,11 @@ impl Account {
                     .report(&connection, direction, ts, *rule, &detail, cx);
             }
         }
-        let began = attempt.map(|attempt| attempt.began);
         if let (Some(key), Some(began), Some(_)) = (key, began, response) {
             self.answered = Some(Answered {
                 key,
                 began,
-                hop: Hop {
-                    id,
-                    client: connection.client,
-                    server: connection.server,
-                },
+                hop: own,
             });
         }
         let handshake = Handshake {

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::proto::{event::Hop, flow::ConnId, time::Timestamp};
+use crate::proto::{event::Hop, time::Timestamp};
 
 /// Handshakes that are remembered. From the answer to a proxy's request to the proxy's own answer it
 /// is milliseconds.
@@ -29,13 +29,14 @@ pub struct Answered {
 }
 
 impl Hops {
-    /// The next hop of connection `id`, which was asked for with `key` at `began` and is answered
-    /// now.
+    /// The hop behind `own`, which was asked for with `key` at `began` and is answered now.
     #[must_use]
-    pub fn behind(&self, id: ConnId, key: &str, began: Timestamp) -> Option<Hop> {
+    pub fn behind(&self, own: &Hop, key: &str, began: Timestamp) -> Option<Hop> {
         let (inner, hop) = self.answered.get(key)?;
-        // Many a test client has but one key: what had been asked for before is another attempt.
-        (*inner >= began && hop.id != id).then_some(*hop)
+        // Many a test client has but one key: what had been asked for before is another attempt, and
+        // what the same server was asked for.
+        let within = *inner >= began && hop.id != own.id && hop.server != own.server;
+        within.then_some(*hop)
     }
 
     /// Remembers a handshake.
@@ -58,16 +59,21 @@ impl Hops {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::flow::ConnId;
+
+    fn hop(id: u64, port: u16) -> Hop {
+        Hop {
+            id: ConnId(id),
+            client: ([192, 0, 2, 1], 40_000).into(),
+            server: ([192, 0, 2, 2], port).into(),
+        }
+    }
 
     fn answered(n: u64, key: &str) -> Answered {
         Answered {
             key: key.into(),
             began: Timestamp(n),
-            hop: Hop {
-                id: ConnId(n),
-                client: ([192, 0, 2, 1], 1).into(),
-                server: ([192, 0, 2, 2], 2).into(),
-            },
+            hop: hop(n, 9000),
         }
     }
 
@@ -77,7 +83,7 @@ mod tests {
         for n in 0..=REMEMBERED as u64 {
             hops.remember(answered(n, &n.to_string()));
         }
-        let behind = |key: &str| hops.behind(ConnId(u64::MAX), key, Timestamp(0));
+        let behind = |key: &str| hops.behind(&hop(u64::MAX, 80), key, Timestamp(0));
         assert_eq!(behind("0"), None);
         assert_eq!(behind("1").map(|hop| hop.id), Some(ConnId(1)));
         assert_eq!(
@@ -93,9 +99,10 @@ mod tests {
             hops.remember(answered(n, "same"));
         }
         assert_eq!((hops.answered.len(), hops.order.len()), (1, 1));
-        let behind = |id, began| hops.behind(ConnId(id), "same", Timestamp(began));
-        assert_eq!(behind(11, 8).map(|hop| hop.id), Some(ConnId(9)));
-        assert_eq!(behind(11, 10), None, "asked for before");
-        assert_eq!(behind(9, 8), None, "itself");
+        let behind = |own: Hop, began| hops.behind(&own, "same", Timestamp(began));
+        assert_eq!(behind(hop(11, 80), 8), Some(hop(9, 9000)));
+        assert_eq!(behind(hop(11, 80), 10), None, "asked for before");
+        assert_eq!(behind(hop(11, 9000), 8), None, "of the same server");
+        assert_eq!(behind(hop(9, 80), 8), None, "itself");
     }
 }
