@@ -8,6 +8,7 @@ mod account;
 mod chain;
 mod content;
 mod evidence;
+mod hops;
 mod http;
 mod incoming;
 mod payload;
@@ -35,6 +36,7 @@ use super::{
 };
 
 pub use account::RequestSeen;
+pub use hops::{Answered, Hops};
 
 /// What sessions share.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub struct Context<'a> {
     pub stats: &'a mut Stats,
     /// Where events go.
     pub events: &'a mut VecDeque<Event>,
+    /// Handshakes that may be the next hops of others.
+    pub hops: &'a Hops,
     /// The last connection number given.
     pub last_id: &'a mut u64,
     /// Bytes that all sessions hold.
@@ -126,6 +130,7 @@ impl Session {
                 violations: Default::default(),
                 decision: None,
                 request: None,
+                answered: None,
             },
             phase: Phase::Http(Box::new(Http::new())),
             fins: [None; 2],
@@ -160,6 +165,11 @@ impl Session {
     /// The request for a WebSocket that was seen last, once.
     pub fn take_request(&mut self) -> Option<RequestSeen> {
         self.account.request.take()
+    }
+
+    /// The handshake that was answered last, once.
+    pub fn take_answered(&mut self) -> Option<Answered> {
+        self.account.answered.take()
     }
 
     /// Takes in what the stream yields. [`StreamEvent::Restart`] is not for a session: it is the end

@@ -12,6 +12,7 @@ mod support;
 mod cases;
 
 mod autobahn;
+mod browser;
 mod endings;
 mod forgotten;
 mod handshakes;
@@ -20,7 +21,9 @@ mod lifecycle;
 mod midstream;
 mod other_traffic;
 mod prometheus;
+mod proxies;
 mod scale;
+mod tcp;
 mod topology;
 mod trace;
 mod violations;

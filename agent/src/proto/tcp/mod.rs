@@ -193,6 +193,7 @@ impl TcpFlow {
                 deliver,
             };
             peer.acknowledge(ack, segment.ts, &mut out);
+            peer.allow(segment.window);
         }
         let gate = self.gate(side, limits);
         let mut out = Output {

@@ -32,6 +32,8 @@ fn connection(id: u64, path: &str, outcome: Outcome) -> Arc<Connection> {
         host: Some("example.com".into()),
         path: Some(path.into()),
         subprotocol: None,
+        key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
+        next_hop: None,
     })
 }
 
@@ -520,6 +522,7 @@ fn live_connections_are_listed_as_json() {
             "server": "10.0.0.2:80",
             "path": "/chat",
             "host": "example.com",
+            "key": "dGhlIHNhbXBsZSBub25jZQ==",
             "outcome": "accepted",
             "opened": "1970-01-01T00:00:01.000000000Z",
             "age_ns": 3 * SECOND,
