@@ -7,6 +7,7 @@ pub mod load;
 pub mod machine;
 pub mod netns;
 pub mod python;
+pub mod random;
 pub mod tally;
 pub mod tap;
 
