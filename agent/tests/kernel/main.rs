@@ -15,6 +15,7 @@ mod interfaces;
 mod lifecycle;
 mod midstream;
 mod other_traffic;
+mod peers;
 mod prometheus;
 mod scale;
 mod topology;

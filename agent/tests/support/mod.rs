@@ -6,7 +6,7 @@ pub mod exposition;
 pub mod load;
 pub mod machine;
 pub mod netns;
-pub mod python;
+pub mod peers;
 pub mod random;
 pub mod tally;
 pub mod tap;
