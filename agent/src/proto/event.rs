@@ -279,6 +279,12 @@ impl OpcodeCounts {
         *count = count.saturating_add(n);
     }
 
+    /// The count of `opcode`.
+    #[must_use]
+    pub fn of(&self, opcode: Opcode) -> u64 {
+        self.0[usize::from(opcode.bits())]
+    }
+
     /// Opcodes that occurred, with their counts, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = (Opcode, u64)> + '_ {
         (0u8..)
