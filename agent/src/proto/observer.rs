@@ -8,7 +8,7 @@ mod keys;
 mod stats;
 mod table;
 
-pub use config::Config;
+pub use config::{Config, Interest};
 pub use stats::{Exceeded, Stats};
 
 use std::{
@@ -83,6 +83,8 @@ pub struct Observer {
     inflaters: usize,
     /// Memory to inflate in.
     room: Vec<u8>,
+    /// Memory to unmask in.
+    plain: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -160,6 +162,7 @@ macro_rules! context {
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
             room: &mut $observer.room,
+            plain: &mut $observer.plain,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -188,6 +191,7 @@ impl Observer {
             held: 0,
             inflaters: 0,
             room: Vec::new(),
+            plain: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),

@@ -53,6 +53,8 @@ pub struct Context<'a> {
     pub inflaters: &'a mut usize,
     /// Memory to inflate in; what is in it means nothing.
     pub room: &'a mut Vec<u8>,
+    /// Memory to unmask in, likewise.
+    pub plain: &'a mut Vec<u8>,
     /// Bytes that others hold and that count for the same limit.
     pub held_elsewhere: usize,
     /// The beginning of the connection was seen: what comes first is a beginning.

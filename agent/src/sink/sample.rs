@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::proto::{
     event::{
         Close, CloseBody, CloseKind, Connection, Event, EventKind, Frame, Gap, Handshake, Message,
-        OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
+        MessageCounts, OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
     },
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
@@ -108,17 +108,6 @@ pub fn message(opcode: Opcode, len: u64) -> EventKind {
     })
 }
 
-pub fn inflated(opcode: Opcode, len: u64, inflated_len: u64) -> EventKind {
-    EventKind::Message(Message {
-        direction: Direction::ClientToServer,
-        opcode,
-        len,
-        frames: 1,
-        compressed: true,
-        inflated_len: Some(inflated_len),
-    })
-}
-
 pub fn close(code: u16, reason: &str) -> EventKind {
     let counts = |list: &[(Opcode, u64)]| {
         let mut counts = OpcodeCounts::default();
@@ -141,6 +130,14 @@ pub fn close(code: u16, reason: &str) -> EventKind {
         bytes: PerDirection {
             client_to_server: counts(&[(Opcode::Text, 3000), (Opcode::Close, 2)]),
             server_to_client: OpcodeCounts::default(),
+        },
+        messages: PerDirection {
+            client_to_server: MessageCounts {
+                count: 2,
+                on_wire: 1024,
+                inflated: 4096,
+            },
+            server_to_client: MessageCounts::default(),
         },
         tcp: PerDirection {
             client_to_server: TcpCounts {
