@@ -3,10 +3,12 @@
 //! One file a command; [`process`] runs other programs, [`workspace`] knows where things lie.
 
 mod bench;
+mod bench_read;
 mod build;
 mod demo;
 mod fuzz;
 mod http;
+mod measure;
 mod oracle;
 mod process;
 mod run;
@@ -85,6 +87,11 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         rounds: u16,
     },
+    /// How fast captures are read, beside what else reads them, and in how much memory
+    BenchRead(bench_read::Args),
+    /// What a program takes
+    #[command(hide = true)]
+    Measure(measure::Args),
     /// One end of the traffic of a measurement
     #[command(hide = true)]
     Traffic {
@@ -120,6 +127,8 @@ fn main() -> ExitCode {
             keep,
         } => fuzz::command(&target, duration, keep),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
+        Command::BenchRead(args) => bench_read::command(&args),
+        Command::Measure(args) => measure::command(&args),
         Command::Traffic { role } => traffic::command(role),
     };
     match done {

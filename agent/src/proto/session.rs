@@ -55,6 +55,8 @@ pub struct Context<'a> {
     pub held: &'a mut usize,
     /// Decompressors that all sessions have.
     pub inflaters: &'a mut usize,
+    /// Memory to unmask in, what is in it means nothing.
+    pub plain: &'a mut Vec<u8>,
     /// Bytes that others hold and that count for the same limit.
     pub held_elsewhere: usize,
     /// The beginning of the connection was seen: what comes first is a beginning.

@@ -173,6 +173,13 @@ impl WebSocket {
                 Reading::Header(decoder) => {
                     if decoder.is_empty() {
                         incoming.quiet = ts.saturating_since(self.last_activity);
+                        // As nearly all headers come.
+                        if let Some((taken, header)) = Header::whole(rest) {
+                            rest = rest.get(taken..).unwrap_or_default();
+                            self.last_activity = self.last_activity.max(ts);
+                            self.begin_frame(d, header, ts, cx);
+                            continue;
+                        }
                     }
                     let (taken, header) = decoder.decode(rest);
                     rest = &rest[taken..];
@@ -340,6 +347,10 @@ impl WebSocket {
             bytes: PerDirection {
                 client_to_server: c2s.bytes,
                 server_to_client: s2c.bytes,
+            },
+            messages: PerDirection {
+                client_to_server: c2s.completed,
+                server_to_client: s2c.completed,
             },
             tcp,
             unanswered_pings: PerDirection {

@@ -96,6 +96,7 @@ pub(super) fn close(kind: CloseKind, code: Option<u16>, initiator: Option<Role>)
         frames: PerDirection::default(),
         bytes: PerDirection::default(),
         tcp: PerDirection::default(),
+        messages: PerDirection::default(),
         unanswered_pings: PerDirection::default(),
     }
 }
