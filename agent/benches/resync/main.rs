@@ -159,18 +159,65 @@ fn side(masked: bool) -> &'static str {
 
 /// Frames lost after a header was.
 fn recovery(args: &Args) {
-    println!("Frames lost behind a lost header (median, p90, p99, max), and frames waited for (median, p99)");
+    println!(
+        "Frames lost behind a lost header (median, p90, p99, max), and frames waited for (median, p99)"
+    );
     println!(
         "{:<24}{:<8}{:<18}{:>7}{:>9}{:>7}{:>6}{:>6}{:>6}{:>9}{:>6}{:>7}",
-        "traffic", "sender", "what is not seen", "losses", "back", "lost", "p90", "p99", "max", "waited",
-        "p99", "wrong"
+        "traffic",
+        "sender",
+        "what is not seen",
+        "losses",
+        "back",
+        "lost",
+        "p90",
+        "p99",
+        "max",
+        "waited",
+        "p99",
+        "wrong"
     );
     let losses = [
-        ("1 segment", Loss { segments: 1, both: false, midstream: false }),
-        ("1, both seen", Loss { segments: 1, both: true, midstream: false }),
-        ("5 segments", Loss { segments: 5, both: false, midstream: false }),
-        ("the beginning", Loss { segments: 1, both: false, midstream: true }),
-        ("beginning, both", Loss { segments: 1, both: true, midstream: true }),
+        (
+            "1 segment",
+            Loss {
+                segments: 1,
+                both: false,
+                midstream: false,
+            },
+        ),
+        (
+            "1, both seen",
+            Loss {
+                segments: 1,
+                both: true,
+                midstream: false,
+            },
+        ),
+        (
+            "5 segments",
+            Loss {
+                segments: 5,
+                both: false,
+                midstream: false,
+            },
+        ),
+        (
+            "the beginning",
+            Loss {
+                segments: 1,
+                both: false,
+                midstream: true,
+            },
+        ),
+        (
+            "beginning, both",
+            Loss {
+                segments: 1,
+                both: true,
+                midstream: true,
+            },
+        ),
     ];
     for shape in shapes().iter().filter(|shape| args.wants(shape)) {
         let size = match shape.size {
@@ -191,7 +238,13 @@ fn recovery(args: &Args) {
 }
 
 /// Loses headers `trials` times. What came of each, and the bytes that were searched.
-fn run(shape: &Shape, loss: Loss, patience: Patience, seed: u64, trials: u64) -> (Vec<Outcome>, u64) {
+fn run(
+    shape: &Shape,
+    loss: Loss,
+    patience: Patience,
+    seed: u64,
+    trials: u64,
+) -> (Vec<Outcome>, u64) {
     let mut outcomes = Vec::with_capacity(trials as usize);
     let mut searched = 0;
     let mut watch = Watch::new(*shape, seed, !loss.midstream);
@@ -240,12 +293,17 @@ fn print_recovery(shape: &Shape, what: &str, outcomes: &[Outcome]) {
 
 /// How often something is taken for a frame that is none.
 fn falsehood(args: &Args) {
-    println!("\nFalse syncs: a header of a frame of 128 B to 16 KiB is lost, or the beginning not seen");
+    println!(
+        "\nFalse syncs: a header of a frame of 128 B to 16 KiB is lost, or the beginning not seen"
+    );
     println!(
         "{:<24}{:<8}{:<16}{:>9}{:>10}{:>7}{:>12}{:>9}",
         "payload", "sender", "what is not seen", "searches", "MB", "wrong", "at most", "MB/s"
     );
-    let patience = Patience { frames: 40, bytes: 1 };
+    let patience = Patience {
+        frames: 40,
+        bytes: 1,
+    };
     for shape in payloads().iter().filter(|shape| args.wants(shape)) {
         for (what, midstream) in [("1 segment", false), ("the beginning", true)] {
             let trials = args.times
@@ -254,7 +312,11 @@ fn falsehood(args: &Args) {
                     _ => 10_000,
                 };
             let begun = Instant::now();
-            let loss = Loss { segments: 1, both: false, midstream };
+            let loss = Loss {
+                segments: 1,
+                both: false,
+                midstream,
+            };
             let (outcomes, searched) = run(shape, loss, patience, args.seed ^ FALSEHOOD, trials);
             let wrong = outcomes.iter().filter(|outcome| outcome.wrong).count();
             println!(

@@ -222,7 +222,12 @@ impl Watch {
         if masked {
             let key = (self.now.0 as u32).wrapping_mul(0x9e37_79b1).to_be_bytes();
             frame.extend(key);
-            frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+            frame.extend(
+                payload
+                    .iter()
+                    .zip(key.iter().cycle())
+                    .map(|(byte, key)| byte ^ key),
+            );
         } else {
             frame.extend(payload);
         }
@@ -312,7 +317,10 @@ impl Silent {
         }
         while self.watch.observer.poll_verdict().is_some() {}
         if over {
-            *self = Self { most: self.most, ..Self::new(self.watch.shape.masked) };
+            *self = Self {
+                most: self.most,
+                ..Self::new(self.watch.shape.masked)
+            };
         }
         self.most = self.most.max(self.watch.observer.stats().held);
     }

@@ -45,7 +45,10 @@ fn patterns(random: &mut Random) -> Vec<(&'static str, Vec<u8>)> {
 /// Prints what each pattern takes.
 pub fn table(seed: u64) {
     println!("\nWork: bytes that are searched without end");
-    println!("{:<24}{:<8}{:>10}{:>12}{:>12}{:>12}", "payload", "sender", "segments", "MB", "MB/s", "held B");
+    println!(
+        "{:<24}{:<8}{:>10}{:>12}{:>12}{:>12}",
+        "payload", "sender", "segments", "MB", "MB/s", "held B"
+    );
     let mut random = Random::new(seed);
     for (name, bytes) in patterns(&mut random) {
         for masked in [false, true] {

@@ -1,8 +1,8 @@
 //! Getting back in sync: where in the bytes of one direction the next frame begins.
 
 use super::{
-    chain::{Chain, Demand, Fed, Piece},
-    evidence::BIT,
+    chain::{Chain, Demand, Fed, Paths, Piece},
+    evidence::{BIT, Census},
     ping::Pings,
 };
 use crate::proto::{frame::Opcode, time::Timestamp};
@@ -45,6 +45,8 @@ pub(super) struct Search {
     /// Bytes and segments that were searched.
     searched: (u64, u64),
     held: usize,
+    paths: Paths,
+    census: Census,
 }
 
 impl Search {
@@ -57,6 +59,8 @@ impl Search {
             missing,
             searched: (0, 0),
             held: 0,
+            paths: Paths::default(),
+            census: Census::default(),
         }
     }
 
@@ -115,17 +119,26 @@ impl Search {
         room: bool,
         peer: Peer<'_>,
     ) -> Option<(Chain, usize)> {
+        let mut census = std::mem::take(&mut self.census);
+        census.add(piece.bytes);
+        let piece = &Piece {
+            position: self.searched.0,
+            ..*piece
+        };
         let demand = Demand {
             bits: 0,
             paired: None,
             preview,
             expects_close: peer.closed,
             pings: peer.pings,
+            census: Some(&census),
         };
         let mut best: Option<(Chain, usize)> = None;
         let mut alive = Vec::new();
+        let mut paths = std::mem::take(&mut self.paths);
+        paths.clear(piece.bytes.len());
         for mut chain in std::mem::take(&mut self.chains) {
-            match chain.feed(piece, 0, &demand) {
+            match chain.feed_among(piece, 0, &demand, &mut paths) {
                 Fed::Alive => alive.push(chain),
                 Fed::Dead => {}
                 Fed::Proven(at) => {
@@ -138,11 +151,15 @@ impl Search {
         self.chains = alive;
         self.searched.1 += u64::from(piece.starts_segment);
         for (from, first) in piece.bytes.iter().enumerate() {
+            let second = piece.bytes.get(from + 1).copied();
+            if !self.may_begin(*first, second) {
+                continue;
+            }
             if best.as_ref().is_some_and(|(_, at)| from >= *at) {
                 break;
             }
-            let second = piece.bytes.get(from + 1).copied();
-            if !self.may_begin(*first, second) {
+            // The one that goes through here proves what one that begins here would.
+            if paths.is_taken(from) {
                 continue;
             }
             if self.masked != Some(false) && repeats(piece.bytes, from) {
@@ -151,13 +168,13 @@ impl Search {
             let aligned = from == 0 && piece.starts_segment;
             let mut chain = Chain::new(self.masked, aligned);
             chain.missing_before = self.missing.unwrap_or(0);
-            chain.needed = ENOUGH
-                + log2(if aligned {
-                    self.searched.1
-                } else {
-                    self.searched.0 + from as u64
-                });
-            match chain.feed(piece, from, &demand) {
+            chain.places = log2(if aligned {
+                self.searched.1
+            } else {
+                self.searched.0 + from as u64
+            });
+            chain.needed = ENOUGH + chain.places;
+            match chain.feed_among(piece, from, &demand, &mut paths) {
                 Fed::Alive if room => self.keep(chain),
                 Fed::Alive => {}
                 Fed::Dead => {}
@@ -169,7 +186,12 @@ impl Search {
             }
         }
         self.searched.0 += piece.bytes.len() as u64;
+        self.paths = paths;
+        self.census = census;
         self.weigh();
+        if let Some((chain, _)) = &mut best {
+            chain.leave_out_doubtful();
+        }
         best
     }
 
@@ -197,8 +219,8 @@ impl Search {
     }
 
     fn may_begin(&self, first: u8, second: Option<u8>) -> bool {
-        let short = second.is_none_or(|second| second & 0x7f < 126);
-        !(self.long_only && short) && Chain::can_begin(first, second, self.masked)
+        Chain::can_begin(first, second, self.masked)
+            && !(self.long_only && second.is_none_or(|second| second & 0x7f < 126))
     }
 
     fn keep(&mut self, chain: Chain) {
@@ -231,6 +253,6 @@ fn repeats(bytes: &[u8], at: usize) -> bool {
 }
 
 /// The binary logarithm, rounded up, as evidence.
-fn log2(n: u64) -> i32 {
+pub(super) fn log2(n: u64) -> i32 {
     (u64::BITS - n.max(1).saturating_sub(1).leading_zeros()).cast_signed() * BIT
 }

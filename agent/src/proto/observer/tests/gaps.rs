@@ -90,10 +90,10 @@ fn back_in_sync_within_a_segment() {
     s.give_up();
     let lines = s.lines();
     assert_eq!(lines[0], "gap s2c 1000 resynced", "{lines:?}");
-    // The first header is not believed, as nothing else speaks for it.
-    assert_eq!(lines[1], "s2c 1 binary 21");
+    // The first headers are not believed: random bytes may have led to the next.
+    assert_eq!(lines[1], "s2c 1 binary 22");
     assert_eq!(lines.last().unwrap(), "message s2c binary 31 in 1");
-    assert_eq!(lines.len(), 23);
+    assert_eq!(lines.len(), 21);
 }
 
 #[test]
@@ -206,9 +206,9 @@ fn what_ends_a_conversation_is_enough_to_be_back_in_sync() {
         s.lines(),
         [
             "gap c2s 1200 resynced",
-            "c2s 2 ping 0",
-            "c2s 3 continuation 12",
-            "c2s 4 close 2 1000 \"\"",
+            // The ping could have led there by chance.
+            "c2s 2 continuation 12",
+            "c2s 3 close 2 1000 \"\"",
             "s2c 1 close 2 1000 \"\"",
             "close clean by client 1000 \"\" after 1ms",
         ]

@@ -90,7 +90,8 @@ fn many_frames_in_one_segment() {
         .flat_map(|n| plain(0x82, &vec![0xee; 3 + n]))
         .collect();
     s.server(&bytes);
-    assert_eq!(s.lines().len(), 81);
+    // The first could be the end of something that leads to the second by chance.
+    assert_eq!(s.lines().len(), 79);
 }
 
 #[test]
