@@ -388,7 +388,9 @@ impl Session {
         };
         let room = cx.has_room(0);
         cx.stats.exceeded.buffered += u64::from(!room);
-        match probe.handle_bytes(input, cx.config.preview, room) {
+        let found = probe.handle_bytes(input, cx.config.preview, room);
+        cx.stats.exceeded.search += probe.take_given_up();
+        match found {
             Found::Nothing => {}
             Found::Neither => {
                 // A WebSocket may have been asked for all the same.

@@ -34,9 +34,12 @@ const FITS: i32 = 4 * BIT;
 /// Payload bytes of a full segment on most links.
 const USUAL_SEGMENT: u64 = 1448;
 
-/// Frames that a chain may have without proving enough.
+/// Frames that a chain may have without proving enough. Headers that differ prove enough in a tenth of
+/// these, so it consists of repetitions: one that begins behind it may do better. It bounds what a chain
+/// holds and what one more header costs, which is compared with all before.
 const MAX_FRAMES: usize = 128;
-/// Headers in a row that may prove nothing.
+/// Headers in a row that may prove nothing: peers do not send as many empty or odd frames, padding has
+/// nothing else.
 const MAX_HOLLOW: usize = 4;
 /// A longer payload than this is not believed of a frame that is only guessed.
 const MAX_GUESSED_PAYLOAD: u64 = 1 << 30;
@@ -153,7 +156,7 @@ impl Paths {
     /// None is to begin there.
     fn close(&mut self, at: usize) {
         if let Some(n) = self.0.get_mut(at) {
-            *n = (*n).max(1);
+            *n = Self::MOST;
         }
     }
 

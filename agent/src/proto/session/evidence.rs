@@ -262,6 +262,30 @@ mod tests {
     }
 
     #[test]
+    fn a_header_behind_a_whole_text_is_not_within_it() {
+        let within = |bytes: &[u8]| {
+            let at = bytes.iter().position(|byte| *byte == 0x81);
+            is_within_text(bytes, at.unwrap_or(0))
+        };
+        assert!(within("что нас ждёт".as_bytes()));
+        assert!(!within(b"{\"a\":12345}\x81\x20{\"b\""));
+        assert!(!within("да, конец\u{0}".as_bytes()));
+        // Too little to tell.
+        assert!(!within(b"\xd1\x81 a"));
+    }
+
+    #[test]
+    fn what_is_common_proves_less() {
+        let mut census = Census::default();
+        census.add(&[0x82, 0xff, 0xff, 0xff].repeat(4096));
+        assert!(census.excess(0x82, 0, 0) > 6 * BIT);
+        assert_eq!(census.excess(0x82, 1, 0), 0);
+        assert_eq!(census.excess(0x81, 0, 0), 0);
+        // Its own headers are no reason to doubt it.
+        assert_eq!(census.excess(0x82, 0, 4096), 0);
+    }
+
+    #[test]
     fn the_more_ends_the_less_one_means() {
         let short = header(0x82, 100);
         let long = header(0x82, 10_000);

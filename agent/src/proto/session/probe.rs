@@ -98,6 +98,11 @@ impl Probe {
         }
     }
 
+    /// Chains that were given up for others since the last time.
+    pub fn take_given_up(&mut self) -> u64 {
+        self.searches.iter_mut().map(Search::take_given_up).sum()
+    }
+
     /// Memory held beyond a fixed size.
     pub fn held(&self) -> usize {
         let chains: usize = self.chains.iter().flatten().map(Chain::held).sum();

@@ -21,7 +21,8 @@ const ENDS: i32 = 2 * BIT;
 /// What it is worth that the close frame is the last thing sent: it is rare anywhere else.
 const CLOSES: i32 = 4 * BIT;
 
-/// Chains that are followed at the same time. Of random bytes some twenty are.
+/// Chains that are followed at the same time. Of random bytes some twenty are. Beyond, the one that
+/// proves least is given up, and counted.
 const MAX_CHAINS: usize = 48;
 
 /// What the other direction says about this one.
@@ -47,6 +48,7 @@ pub(super) struct Search {
     held: usize,
     paths: Paths,
     census: Census,
+    given_up: u64,
 }
 
 impl Search {
@@ -61,6 +63,7 @@ impl Search {
             held: 0,
             paths: Paths::default(),
             census: Census::default(),
+            given_up: 0,
         }
     }
 
@@ -133,57 +136,32 @@ impl Search {
             pings: peer.pings,
             census: Some(&census),
         };
-        let mut best: Option<(Chain, usize)> = None;
-        let mut alive = Vec::new();
         let mut paths = std::mem::take(&mut self.paths);
         paths.clear(piece.bytes.len());
+        self.searched.1 += u64::from(piece.starts_segment);
+        let mut best = None;
+        // What begins with the segment goes first: nothing else begins within its header.
+        let mut begun = Vec::new();
+        if piece.starts_segment {
+            begun.extend(self.begin(piece, 0, &demand, &mut paths, &mut best));
+        }
+        let mut alive = Vec::new();
         for mut chain in std::mem::take(&mut self.chains) {
             match chain.feed_among(piece, 0, &demand, &mut paths) {
                 Fed::Alive => alive.push(chain),
                 Fed::Dead => {}
-                Fed::Proven(at) => {
-                    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
-                        best = Some((chain, at));
-                    }
-                }
+                Fed::Proven(at) => offer(&mut best, chain, at),
             }
         }
         self.chains = alive;
-        self.searched.1 += u64::from(piece.starts_segment);
-        for (from, first) in piece.bytes.iter().enumerate() {
-            let second = piece.bytes.get(from + 1).copied();
-            if !self.may_begin(*first, second) {
-                continue;
+        let mut from = usize::from(piece.starts_segment);
+        while from < piece.bytes.len() && best.as_ref().is_none_or(|(_, at)| from < *at) {
+            begun.extend(self.begin(piece, from, &demand, &mut paths, &mut best));
+            if room {
+                begun.drain(..).for_each(|chain| self.keep(chain));
             }
-            if best.as_ref().is_some_and(|(_, at)| from >= *at) {
-                break;
-            }
-            // The one that goes through here proves what one that begins here would.
-            if paths.is_taken(from) {
-                continue;
-            }
-            if self.masked != Some(false) && repeats(piece.bytes, from) {
-                continue;
-            }
-            let aligned = from == 0 && piece.starts_segment;
-            let mut chain = Chain::new(self.masked, aligned);
-            chain.missing_before = self.missing.unwrap_or(0);
-            chain.places = log2(if aligned {
-                self.searched.1
-            } else {
-                self.searched.0 + from as u64
-            });
-            chain.needed = ENOUGH + chain.places;
-            match chain.feed_among(piece, from, &demand, &mut paths) {
-                Fed::Alive if room => self.keep(chain),
-                Fed::Alive => {}
-                Fed::Dead => {}
-                Fed::Proven(at) => {
-                    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
-                        best = Some((chain, at));
-                    }
-                }
-            }
+            begun.clear();
+            from += 1;
         }
         self.searched.0 += piece.bytes.len() as u64;
         self.paths = paths;
@@ -193,6 +171,47 @@ impl Search {
             chain.leave_out_doubtful();
         }
         best
+    }
+
+    /// Begins a chain at `from`, where one may begin, and reads what there is. The chain, if it goes on
+    /// behind that.
+    fn begin(
+        &self,
+        piece: &Piece<'_>,
+        from: usize,
+        demand: &Demand<'_>,
+        paths: &mut Paths,
+        best: &mut Option<(Chain, usize)>,
+    ) -> Option<Chain> {
+        let first = *piece.bytes.get(from)?;
+        let second = piece.bytes.get(from + 1).copied();
+        // The one that goes through here proves what one that begins here would.
+        if !self.may_begin(first, second)
+            || paths.is_taken(from)
+            || self.masked != Some(false) && repeats(piece.bytes, from)
+        {
+            return None;
+        }
+        let aligned = from == 0 && piece.starts_segment;
+        let mut chain = Chain::new(self.masked, aligned);
+        chain.missing_before = self.missing.unwrap_or(0);
+        chain.places = log2(if aligned {
+            self.searched.1
+        } else {
+            self.searched.0 + from as u64
+        });
+        chain.needed = ENOUGH + chain.places;
+        match chain.feed_among(piece, from, demand, paths) {
+            Fed::Alive => return Some(chain),
+            Fed::Dead => {}
+            Fed::Proven(at) => offer(best, chain, at),
+        }
+        None
+    }
+
+    /// Chains that were given up for others since the last time.
+    pub fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
     }
 
     /// The sender has finished: the chain that ends there and proves most, if that is enough. Where
@@ -228,6 +247,7 @@ impl Search {
             self.chains.push(chain);
             return;
         }
+        self.given_up += 1;
         // The one that proves least makes room; of equals, the one that has waited longest.
         let weakest = (self.chains.iter().enumerate()).min_by_key(|(_, chain)| chain.bits());
         if let Some((at, weakest)) = weakest
@@ -240,6 +260,13 @@ impl Search {
 
     fn weigh(&mut self) {
         self.held = self.chains.iter().map(Chain::held).sum();
+    }
+}
+
+/// Keeps the chain that proves enough first.
+fn offer(best: &mut Option<(Chain, usize)>, chain: Chain, at: usize) {
+    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
+        *best = Some((chain, at));
     }
 }
 

@@ -215,6 +215,7 @@ impl WebSocket {
                         pings: &opposite.pings,
                     };
                     let found = search.feed(&piece, cx.config.preview, room, peer);
+                    cx.stats.exceeded.search += search.take_given_up();
                     let Some((chain, at)) = found else {
                         return;
                     };

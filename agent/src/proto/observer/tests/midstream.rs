@@ -245,6 +245,7 @@ fn large_frames_that_no_segment_begins_with() {
     let mut random = Random(0x0dd_ba11);
     for (size, frames, segment) in [
         (1 << 20, 4, 65_160),
+        (1 << 20, 4, 1448),
         (100_000, 8, 1448),
         (16_384, 12, 65_160),
     ] {
