@@ -29,7 +29,7 @@ const ACK: u8 = 0x10;
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-/// What is kept from the observer.
+/// What the observer is not shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Loss {
     /// Segments in a row, the first of them with a header in it.
@@ -288,6 +288,7 @@ impl Watch {
 pub struct Silent {
     watch: Watch,
     most: u64,
+    syncs: u64,
 }
 
 impl Silent {
@@ -305,7 +306,11 @@ impl Silent {
         watch.pass(1000);
         watch.deliver(&[0xff; 16]);
         watch.give_up();
-        Self { watch, most: 0 }
+        Self {
+            watch,
+            most: 0,
+            syncs: 0,
+        }
     }
 
     /// Shows `bytes` to the search; where that is over, begins one anew.
@@ -319,10 +324,16 @@ impl Silent {
         if over {
             *self = Self {
                 most: self.most,
+                syncs: self.syncs + 1,
                 ..Self::new(self.watch.shape.masked)
             };
         }
         self.most = self.most.max(self.watch.observer.stats().held);
+    }
+
+    /// How often something was taken for frames.
+    pub fn syncs(&self) -> u64 {
+        self.syncs
     }
 
     /// The most memory that was held.

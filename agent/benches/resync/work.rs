@@ -46,8 +46,8 @@ fn patterns(random: &mut Random) -> Vec<(&'static str, Vec<u8>)> {
 pub fn table(seed: u64) {
     println!("\nWork: bytes that are searched without end");
     println!(
-        "{:<24}{:<8}{:>10}{:>12}{:>12}{:>12}",
-        "payload", "sender", "segments", "MB", "MB/s", "held B"
+        "{:<24}{:<8}{:>10}{:>12}{:>12}{:>12}{:>8}",
+        "payload", "sender", "segments", "MB", "MB/s", "held B", "syncs"
     );
     let mut random = Random::new(seed);
     for (name, bytes) in patterns(&mut random) {
@@ -67,11 +67,12 @@ pub fn table(seed: u64) {
                 }
                 let time = begun.elapsed().as_secs_f64();
                 println!(
-                    "{name:<24}{:<8}{segment:>10}{:>12.1}{:>12.2}{:>12}",
+                    "{name:<24}{:<8}{segment:>10}{:>12.1}{:>12.2}{:>12}{:>8}",
                     crate::side(masked),
                     done as f64 / 1e6,
                     done as f64 / 1e6 / time,
                     silent.held(),
+                    silent.syncs(),
                 );
             }
         }

@@ -5,13 +5,16 @@
 //! segments, tables and time-outs.
 
 mod account;
+mod census;
 mod chain;
 mod content;
 mod evidence;
 mod http;
 mod incoming;
+mod paths;
 mod payload;
 mod ping;
+mod plausible;
 mod probe;
 mod search;
 mod violations;

@@ -9,8 +9,11 @@
 use std::time::Duration;
 
 use super::{
-    evidence::{self, BIT, Census, Expected, TEXT_SAMPLE},
+    census::Census,
+    evidence::{self, BIT, Expected, TEXT_SAMPLE},
+    paths::Paths,
     ping::Pings,
+    plausible::{CAN_BEGIN, are_alike, first_byte, is_hollow, is_plausible, second_byte},
 };
 use crate::proto::{
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
@@ -41,8 +44,6 @@ const MAX_FRAMES: usize = 128;
 /// Headers in a row that may prove nothing: peers do not send as many empty or odd frames, padding has
 /// nothing else.
 const MAX_HOLLOW: usize = 4;
-/// A longer payload than this is not believed of a frame that is only guessed.
-const MAX_GUESSED_PAYLOAD: u64 = 1 << 30;
 
 /// Bytes in order, and what else a chain needs to know of them.
 #[derive(Clone, Copy, Debug)]
@@ -128,46 +129,6 @@ pub(super) struct Demand<'a> {
     pub pings: &'a Pings,
     /// How often first bytes of headers occur wherever it may be.
     pub census: Option<&'a Census>,
-}
-
-/// How many chains have a header at each place of a piece.
-///
-/// Chains that meet go on as one: each further one costs the same again and finds nothing new. With
-/// [`Paths::MOST`] through a place a byte is never read as part of more headers than that, whatever
-/// the bytes are.
-#[derive(Debug, Default)]
-pub(super) struct Paths(Vec<u8>);
-
-impl Paths {
-    /// A true chain, and those that had led to it by chance before it began.
-    const MOST: u8 = 3;
-
-    /// No chain through any place of a piece of `len` bytes.
-    pub fn clear(&mut self, len: usize) {
-        self.0.clear();
-        self.0.resize(len, 0);
-    }
-
-    /// Whether some chain has a header that begins at `at`.
-    pub fn is_taken(&self, at: usize) -> bool {
-        self.0.get(at).is_some_and(|n| *n > 0)
-    }
-
-    /// None is to begin there.
-    fn close(&mut self, at: usize) {
-        if let Some(n) = self.0.get_mut(at) {
-            *n = Self::MOST;
-        }
-    }
-
-    /// One more has a header there. Whether it may.
-    fn take(&mut self, at: usize) -> bool {
-        let Some(n) = self.0.get_mut(at) else {
-            return true;
-        };
-        *n = n.saturating_add(1);
-        *n <= Self::MOST
-    }
 }
 
 /// What became of a chain.
@@ -287,7 +248,8 @@ impl Chain {
         let mut alone = self.starts_segment;
         for (n, frame) in self.frames.iter().enumerate() {
             let later = self.frames.get(n + 1..).unwrap_or_default();
-            if later.is_empty() {
+            // One that comes again is right if the later ones are.
+            if later.is_empty() || n > 0 && frame.repeated {
                 break;
             }
             sum += frame.proof + frame.content.max(0);
@@ -677,59 +639,4 @@ fn evidence_of_end(frames: &[ChainFrame], nth: Option<u32>) -> i32 {
         let bits = evidence::of_end(&frame.header, nth);
         if frame.repeated { bits.max(0) } else { bits }
     })
-}
-
-/// First bytes with which a chain can begin: a search asks for each byte.
-const CAN_BEGIN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut first = 1;
-    while first < 256 {
-        table[first] = is_plausible_start(first as u8);
-        first += 1;
-    }
-    table
-};
-
-const fn is_plausible_start(first: u8) -> bool {
-    match first {
-        // Text and binary; first or only frames of a message, compressed or not.
-        0x01 | 0x02 | 0x41 | 0x42 | 0x81 | 0x82 | 0xc1 | 0xc2 => true,
-        // Continuations, and control frames, which are never fragmented.
-        0x00 | 0x80 | 0x88..=0x8a => true,
-        _ => false,
-    }
-}
-
-/// Whether a peer that keeps to the RFC could have sent it.
-fn is_plausible(header: &Header) -> bool {
-    is_plausible_start(first_byte(header))
-        && header.minimal
-        && header.len <= MAX_GUESSED_PAYLOAD
-        && (!header.opcode.is_control() || header.len <= MAX_CONTROL_PAYLOAD)
-}
-
-/// Whether padding and length-prefixed protocols look like it, too: a first byte of zero, or the
-/// same byte twice.
-fn is_hollow(header: &Header) -> bool {
-    let first = first_byte(header);
-    let second = (u8::from(header.mask.is_some()) << 7) | u8::try_from(header.len).unwrap_or(0);
-    first == 0 || first == second
-}
-
-fn first_byte(header: &Header) -> u8 {
-    (u8::from(header.fin) << 7) | (header.rsv << 4) | header.opcode.bits()
-}
-
-fn second_byte(header: &Header) -> u8 {
-    let length = match header.len {
-        0..=125 => header.len as u8,
-        126..=0xffff => 126,
-        _ => 127,
-    };
-    u8::from(header.mask.is_some()) << 7 | length
-}
-
-/// Whether two keys have two bytes in common, as random ones have once in 10^4.
-fn are_alike(one: Option<[u8; 4]>, other: [u8; 4]) -> bool {
-    one.is_some_and(|one| one.iter().zip(other).filter(|(a, b)| *a == b).count() >= 2)
 }

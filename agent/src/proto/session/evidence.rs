@@ -7,7 +7,8 @@
 //! [`super::search`].
 //!
 //! Payload is not always random, so evidence that structured bytes give for nothing is not counted
-//! or only up to a limit: zeros, a header that came before in the same chain, text where all is text.
+//! or only up to a limit: zeros, a header that came before in the same chain, text where all is text,
+//! a header that goes on with the text before it. What is common all around is [`super::census`]'s.
 
 use super::ping::{Payload, Pings};
 use crate::proto::frame::{CloseCode, Header, Opcode, unmask};
@@ -125,57 +126,6 @@ pub(super) fn is_within_text(bytes: &[u8], at: usize) -> bool {
     around.get(whole..).is_some_and(is_text)
 }
 
-/// How often the first bytes of headers occur in what is searched, by the place in four bytes: a
-/// masking key comes again every four.
-///
-/// Evidence is reckoned against random bytes, where each occurs once in 256. Where one is more common
-/// it proves less by as much.
-#[derive(Debug, Default)]
-pub(super) struct Census {
-    counts: [[u32; 4]; KINDS],
-    bytes: u64,
-}
-
-/// First bytes that are plausible.
-const KINDS: usize = 13;
-
-impl Census {
-    fn kind(first: u8) -> Option<usize> {
-        Some(match first {
-            0x00..=0x02 => usize::from(first),
-            0x41 | 0x42 => usize::from(first - 0x41) + 3,
-            0x80..=0x82 => usize::from(first - 0x80) + 5,
-            0x88..=0x8a => usize::from(first - 0x88) + 8,
-            0xc1 | 0xc2 => usize::from(first - 0xc1) + 11,
-            _ => return None,
-        })
-    }
-
-    /// Takes in what is searched next.
-    pub fn add(&mut self, bytes: &[u8]) {
-        for (at, first) in bytes.iter().enumerate() {
-            if let Some(kind) = Self::kind(*first)
-                && let Some(counts) = self.counts.get_mut(kind)
-            {
-                let count = &mut counts[(self.bytes as usize).wrapping_add(at) & 3];
-                *count = count.saturating_add(1);
-            }
-        }
-        self.bytes = self.bytes.saturating_add(bytes.len() as u64);
-    }
-
-    /// How much more common than in random bytes `first` is at `phase`, `own` left out: as evidence.
-    pub fn excess(&self, first: u8, phase: u64, own: usize) -> i32 {
-        let counts = Self::kind(first).and_then(|kind| self.counts.get(kind));
-        let count = counts.map_or(0, |counts| counts[(phase & 3) as usize]);
-        let count = u64::from(count).saturating_sub(own as u64);
-        // In a few bytes one too many is chance.
-        let expected = self.bytes / 1024 + 2;
-        let times = (count / expected).max(1);
-        times.ilog2().cast_signed() * BIT
-    }
-}
-
 /// Of a control frame's whole payload, still masked. `pings` are those of the other direction.
 pub(super) fn of_control(header: &Header, payload: &[u8], pings: &Pings) -> i32 {
     let mut payload = payload.to_vec();
@@ -272,17 +222,6 @@ mod tests {
         assert!(!within("да, конец\u{0}".as_bytes()));
         // Too little to tell.
         assert!(!within(b"\xd1\x81 a"));
-    }
-
-    #[test]
-    fn what_is_common_proves_less() {
-        let mut census = Census::default();
-        census.add(&[0x82, 0xff, 0xff, 0xff].repeat(4096));
-        assert!(census.excess(0x82, 0, 0) > 6 * BIT);
-        assert_eq!(census.excess(0x82, 1, 0), 0);
-        assert_eq!(census.excess(0x81, 0, 0), 0);
-        // Its own headers are no reason to doubt it.
-        assert_eq!(census.excess(0x82, 0, 4096), 0);
     }
 
     #[test]

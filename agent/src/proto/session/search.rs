@@ -1,8 +1,10 @@
 //! Getting back in sync: where in the bytes of one direction the next frame begins.
 
 use super::{
-    chain::{Chain, Demand, Fed, Paths, Piece},
-    evidence::{BIT, Census},
+    census::Census,
+    chain::{Chain, Demand, Fed, Piece},
+    evidence::BIT,
+    paths::Paths,
     ping::Pings,
 };
 use crate::proto::{frame::Opcode, time::Timestamp};
@@ -141,9 +143,9 @@ impl Search {
         self.searched.1 += u64::from(piece.starts_segment);
         let mut best = None;
         // What begins with the segment goes first: nothing else begins within its header.
-        let mut begun = Vec::new();
+        let mut begun = None;
         if piece.starts_segment {
-            begun.extend(self.begin(piece, 0, &demand, &mut paths, &mut best));
+            begun = self.begin(piece, 0, &demand, &mut paths, &mut best);
         }
         let mut alive = Vec::new();
         for mut chain in std::mem::take(&mut self.chains) {
@@ -154,14 +156,24 @@ impl Search {
             }
         }
         self.chains = alive;
-        let mut from = usize::from(piece.starts_segment);
-        while from < piece.bytes.len() && best.as_ref().is_none_or(|(_, at)| from < *at) {
-            begun.extend(self.begin(piece, from, &demand, &mut paths, &mut best));
-            if room {
-                begun.drain(..).for_each(|chain| self.keep(chain));
+        if let Some(chain) = begun
+            && room
+        {
+            self.keep(chain);
+        }
+        let skipped = usize::from(piece.starts_segment);
+        for (from, first) in piece.bytes.iter().enumerate().skip(skipped) {
+            if !self.may_begin(*first, piece.bytes.get(from + 1).copied()) {
+                continue;
             }
-            begun.clear();
-            from += 1;
+            if best.as_ref().is_some_and(|(_, at)| from >= *at) {
+                break;
+            }
+            if let Some(chain) = self.begin(piece, from, &demand, &mut paths, &mut best)
+                && room
+            {
+                self.keep(chain);
+            }
         }
         self.searched.0 += piece.bytes.len() as u64;
         self.paths = paths;
