@@ -11,6 +11,7 @@ mod http;
 mod measure;
 mod oracle;
 mod process;
+mod resync;
 mod run;
 mod setup;
 mod test;
@@ -81,6 +82,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// How a direction gets back in sync: frames lost behind a lost header, the rate of false sync, and
+    /// what the search costs
+    Resync(resync::Args),
     /// Kernel time a packet, beyond an empty program's
     BenchPacket {
         /// Rounds of each measurement; the table shows the medians
@@ -126,6 +130,7 @@ fn main() -> ExitCode {
             duration,
             keep,
         } => fuzz::command(&target, duration, keep),
+        Command::Resync(args) => resync::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),

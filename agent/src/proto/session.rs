@@ -5,14 +5,17 @@
 //! segments, tables and time-outs.
 
 mod account;
+mod census;
 mod chain;
 mod content;
 mod evidence;
 mod hops;
 mod http;
 mod incoming;
+mod paths;
 mod payload;
 mod ping;
+mod plausible;
 mod probe;
 mod search;
 mod violations;
@@ -398,7 +401,9 @@ impl Session {
         };
         let room = cx.has_room(0);
         cx.stats.exceeded.buffered += u64::from(!room);
-        match probe.handle_bytes(input, cx.config.preview, room) {
+        let found = probe.handle_bytes(input, cx.config.preview, room);
+        cx.stats.exceeded.search += probe.take_given_up();
+        match found {
             Found::Nothing => {}
             Found::Neither => {
                 // A WebSocket may have been asked for all the same.
