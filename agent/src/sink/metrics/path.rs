@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::sink::escape::is_hostile;
+
 /// Bytes of a path label at most.
 pub const MAX_LENGTH: usize = 200;
 
@@ -30,8 +32,8 @@ impl PathLabel {
     pub fn apply(self, target: Option<&str>) -> Cow<'_, str> {
         let target = target.unwrap_or_default();
         match self {
-            Self::Template => bounded(template(target)),
-            Self::Raw => bounded(Cow::Borrowed(target)),
+            Self::Template => bounded(visible(template(target))),
+            Self::Raw => bounded(visible(Cow::Borrowed(target))),
             Self::None => Cow::Borrowed(""),
         }
     }
@@ -84,6 +86,16 @@ fn is_uuid(bytes: &[u8]) -> bool {
         8 | 13 | 18 | 23 => *b == b'-',
         _ => b.is_ascii_hexdigit(),
     })
+}
+
+/// The label as the exposition shows it. Endpoints are told apart by it: two whose labels only look
+/// the same would be one series twice, which no scrape may have.
+fn visible(label: Cow<'_, str>) -> Cow<'_, str> {
+    if label.contains(is_hostile) {
+        Cow::Owned(label.replace(is_hostile, "\u{fffd}"))
+    } else {
+        label
+    }
 }
 
 fn bounded(label: Cow<'_, str>) -> Cow<'_, str> {

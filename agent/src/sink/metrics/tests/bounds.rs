@@ -72,6 +72,27 @@ fn refused_attempts_do_not_push_out_what_works() {
 }
 
 #[test]
+fn paths_that_look_the_same_are_one_endpoint() {
+    for path_label in [PathLabel::Template, PathLabel::Raw] {
+        let metrics = Metrics::new(&MetricsConfig {
+            path_label,
+            ..MetricsConfig::default()
+        });
+        for (id, path) in (0..).zip(["/a\u{200b}", "/a\u{202e}", "/a\u{fffd}"]) {
+            let conn = connection(id, path, Outcome::Accepted);
+            metrics.observe(&event(&conn, handshake(Some(101))));
+        }
+        let text = metrics.expose(seconds(3));
+        let label = ["path=\"/a\u{fffd}\""];
+        assert_eq!(series_of(&text, "websocket_connections_active"), 1);
+        assert_eq!(
+            value(&text, "websocket_connections_active", &label),
+            Some(3.0)
+        );
+    }
+}
+
+#[test]
 fn close_codes_are_bounded() {
     let metrics = Metrics::new(&MetricsConfig::default());
     for id in 0..100_000 {
