@@ -2,6 +2,8 @@
 //!
 //! Layout: blocks of one byte (bit 7: from the server; the others say how it is cut) and a run.
 
+use std::collections::VecDeque;
+
 use wstap::proto::{
     event::Event,
     observer::Config,
@@ -40,6 +42,17 @@ pub const DEFLATING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs
 /// All segments pass at the same time: what is measured in time is the same however one cuts.
 const NOW: Timestamp = Timestamp(1_000_000_000);
 
+/// How the blocks become segments.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    /// One segment each.
+    Whole,
+    /// Several, of any size.
+    Cut,
+    /// The same out of order, and some of them twice.
+    Shuffled,
+}
+
 /// A TCP connection that is observed.
 pub struct Conversation {
     judge: Judge,
@@ -48,9 +61,13 @@ pub struct Conversation {
 
 impl Conversation {
     /// A connection with its SYNs.
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, how: How) -> Self {
+        let judge = match how {
+            How::Whole => Judge::new(config, true),
+            How::Cut | How::Shuffled => Judge::again(config),
+        };
         let mut conversation = Self {
-            judge: Judge::new(config, true),
+            judge,
             next: [SeqNumber(u32::MAX - 100), SeqNumber(7)],
         };
         conversation.segment(0, SYN, &[]);
@@ -67,6 +84,32 @@ impl Conversation {
             self.segment(side, ACK, segment);
             rest = after;
         }
+    }
+
+    /// As [`Self::send`], in an order that `pick` gives: one of the next few segments, and now and
+    /// then one again.
+    fn shuffle(&mut self, side: usize, bytes: &[u8], mut pick: impl FnMut() -> u32) {
+        let first = self.next[side];
+        let mut waiting = VecDeque::new();
+        let mut at = 0;
+        while at < bytes.len() || !waiting.is_empty() {
+            while at < bytes.len() && waiting.len() < 8 {
+                let end = bytes.len().min(at + size(pick()));
+                waiting.push_back((at, end));
+                at = end;
+            }
+            let picked = pick();
+            let place = picked as usize % waiting.len();
+            let taken = if picked >> 30 == 0 {
+                waiting.get(place).copied()
+            } else {
+                waiting.remove(place)
+            };
+            let Some((from, to)) = taken else { return };
+            self.next[side] = first + from as u32;
+            self.segment(side, ACK, &bytes[from..to]);
+        }
+        self.next[side] = first + bytes.len() as u32;
     }
 
     /// Both sides finish. All events.
@@ -99,25 +142,33 @@ impl Conversation {
     }
 }
 
-/// Plays the blocks of `input`: each in one piece, or cut.
-pub fn play(conversation: &mut Conversation, mut input: Input<'_>, cut: bool) {
-    // A plain generator of sizes: mostly small ones, so that headers are cut.
+/// Plays the blocks of `input`.
+pub fn play(conversation: &mut Conversation, mut input: Input<'_>, how: How) {
+    // A plain generator.
     let mut state = 0u32;
     while !input.is_empty() {
         let head = input.u8();
-        let bytes = input.run();
+        let (side, bytes) = (usize::from(head >> 7), input.run());
         state = state.wrapping_add(u32::from(head & 0x7f));
-        conversation.send(usize::from(head >> 7), bytes, || {
-            if !cut {
-                return usize::MAX;
-            }
+        let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            match state >> 30 {
-                0 => 1,
-                1 => 1 + (state >> 16) as usize % 7,
-                2 => 1 + (state >> 16) as usize % 60,
-                _ => 1 + (state >> 16) as usize % 1500,
-            }
-        });
+            state
+        };
+        match how {
+            How::Whole => conversation.send(side, bytes, || usize::MAX),
+            How::Cut => conversation.send(side, bytes, || size(next())),
+            How::Shuffled => conversation.shuffle(side, bytes, next),
+        }
+    }
+}
+
+/// A size of a segment: mostly a small one, so that headers are cut.
+fn size(random: u32) -> usize {
+    let rest = (random >> 16) as usize;
+    1 + match random >> 30 {
+        0 => 0,
+        1 => rest % 7,
+        2 => rest % 60,
+        _ => rest % 1500,
     }
 }

@@ -1,45 +1,78 @@
-//! What must hold of the events of any traffic.
+//! What must hold of the events of any traffic, and of what is printed of them.
 
-use std::{collections::HashMap, sync::Arc};
+mod account;
+mod exposition;
+mod output;
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use account::Account;
+use output::Outputs;
 use wstap::proto::{
-    event::{Connection, Event, EventKind, OpcodeCounts},
-    flow::{ConnId, Direction, PerDirection},
-    observer::{Config, Observer},
+    event::{CloseKind, Connection, Event, EventKind, Handshake, Rule, TcpCounts},
+    flow::{ConnId, Direction},
+    observer::{Config, Observer, Stats},
     time::Timestamp,
 };
 
 /// Bytes beyond [`Config::max_buffered`] that may be held: what a single step adds before it is
 /// looked at.
-const SLACK: u64 = 1 << 20;
+const SLACK: u64 = 16 << 10;
 
 /// An observer whose events are looked at as they come.
 pub struct Judge {
     /// The observer.
     pub observer: Observer,
-    max_buffered: u64,
+    config: Config,
+    /// None where it is another run over the same bytes.
+    outputs: Option<Outputs>,
     open: HashMap<ConnId, Account>,
-    over: HashMap<ConnId, Timestamp>,
+    over: HashSet<ConnId>,
+    /// Violations so far.
+    broken: HashMap<(ConnId, Direction, Rule), u64>,
+    counts: Counts,
+    before: Stats,
     kept: Option<Vec<Event>>,
 }
 
-/// What one WebSocket's events have said so far.
-#[derive(Default)]
-struct Account {
-    last_index: PerDirection<u64>,
-    frames: PerDirection<OpcodeCounts>,
-    bytes: PerDirection<OpcodeCounts>,
+/// Sums over all events.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    handshakes: u64,
+    frames: u64,
+    bytes: u64,
+    messages: u64,
+    violations: u64,
+    closed: u64,
+    evicted: u64,
+    gaps: u64,
+    resyncs: u64,
 }
 
 impl Judge {
     /// A new observer. It keeps events for [`Self::finish`] where `keep` says so.
     pub fn new(config: Config, keep: bool) -> Self {
         Self {
-            max_buffered: config.max_buffered as u64,
-            observer: Observer::new(config),
+            observer: Observer::new(config.clone()),
+            config,
+            outputs: Some(Outputs::new()),
             open: HashMap::new(),
-            over: HashMap::new(),
+            over: HashSet::new(),
+            broken: HashMap::new(),
+            counts: Counts::default(),
+            before: Stats::default(),
             kept: keep.then(Vec::new),
+        }
+    }
+
+    /// The same, of whose events nothing is printed: for another run over the same bytes.
+    pub fn again(config: Config) -> Self {
+        Self {
+            outputs: None,
+            ..Self::new(config, true)
         }
     }
 
@@ -48,37 +81,73 @@ impl Judge {
         while self.observer.poll_verdict().is_some() {}
         while let Some(event) = self.observer.poll_event() {
             self.event(&event);
+            if let Some(outputs) = &mut self.outputs {
+                outputs.event(&event);
+            }
             if let Some(kept) = &mut self.kept {
                 kept.push(event);
             }
         }
-        let stats = self.observer.stats();
-        assert_eq!(stats.active, self.open.len() as u64, "WebSockets open");
-        assert!(
-            stats.held <= self.max_buffered + SLACK,
-            "{} bytes held back",
-            stats.held
-        );
+        self.weigh();
     }
 
     /// Ends the observation. The events, where they were kept.
     pub fn finish(mut self, now: Timestamp) -> Vec<Event> {
+        let open = self.open.len() as u64;
+        if let Some(outputs) = &self.outputs {
+            outputs.scrape(now, &self.observer.stats(), &self.counts, open);
+        }
         self.observer.finish(now);
         self.look();
         let ids: Vec<_> = self.open.keys().collect();
         assert!(ids.is_empty(), "opened and never closed: {ids:?}");
         let stats = self.observer.stats();
         assert_eq!((stats.tracked, stats.held), (0, 0), "memory at the end");
+        if let Some(outputs) = self.outputs {
+            outputs.finish(now, &stats, &self.counts);
+        }
         self.kept.unwrap_or_default()
+    }
+
+    /// Memory and counters.
+    fn weigh(&mut self) {
+        let stats = self.observer.stats();
+        let Self { config, counts, .. } = self;
+        assert_eq!(stats.active, self.open.len() as u64, "WebSockets open");
+        assert!(stats.active <= config.max_connections as u64);
+        let most = config.max_connections + 2 * config.max_candidates;
+        assert!(stats.tracked <= most as u64, "{} tracked", stats.tracked);
+        assert!(
+            stats.held <= config.max_buffered as u64 + SLACK,
+            "{} bytes held back",
+            stats.held
+        );
+        assert_eq!((stats.gaps, stats.resyncs), (counts.gaps, counts.resyncs));
+        assert!(stats.frames_lost >= stats.gaps);
+        assert!(counts.evicted <= stats.exceeded.connections);
+        for (before, now) in totals(&self.before).into_iter().zip(totals(&stats)) {
+            assert!(before <= now, "{:?}, then {stats:?}", self.before);
+        }
+        self.before = stats;
     }
 
     fn event(&mut self, event: &Event) {
         let id = event.connection.id;
-        assert!(!self.over.contains_key(&id), "after its close: {event:?}");
-        if let EventKind::Handshake(_) = event.kind {
+        assert!(!self.over.contains(&id), "after its close: {event:?}");
+        self.counts.add(&event.kind);
+        if let EventKind::Violation(violation) = &event.kind {
+            let count = self.broken.entry((id, violation.direction, violation.rule));
+            let count = count.or_default();
+            *count += 1;
+            assert_eq!(violation.count, *count, "{event:?}");
+            assert!(violation.detail.is_empty() || violation.is_milestone());
+        }
+        if let EventKind::Handshake(handshake) = &event.kind {
             assert!(!self.open.contains_key(&id), "opened already: {event:?}");
+            check_handshake(&event.connection, handshake);
             if event.connection.outcome.opens() {
-                self.open.insert(id, Account::default());
+                let account = Account::new(Arc::clone(&event.connection));
+                self.open.insert(id, account);
             }
             return;
         }
@@ -90,33 +159,79 @@ impl Judge {
             );
             return;
         };
-        match &event.kind {
-            EventKind::Frame(frame) => {
-                let last = &mut account.last_index[frame.direction];
-                assert_eq!(frame.index, *last + 1, "{event:?}");
-                *last = frame.index;
-                account.frames[frame.direction].add(frame.opcode, 1);
-                assert_eq!(frame.opcode.bits() & !15, 0);
-                assert_eq!(frame.rsv & !7, 0);
+        account.event(event, &self.config);
+        if let EventKind::Close(close) = &event.kind {
+            account.close(event, close, &self.broken);
+            self.open.remove(&id);
+            self.over.insert(id);
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, event: &EventKind) {
+        match event {
+            EventKind::Handshake(_) => self.handshakes += 1,
+            EventKind::Frame(_) => self.frames += 1,
+            EventKind::Progress(progress) => self.bytes += progress.bytes,
+            EventKind::Message(_) => self.messages += 1,
+            EventKind::Violation(_) => self.violations += 1,
+            EventKind::Gap(gap) => {
+                assert!(gap.bytes > 0);
+                self.gaps += 1;
+                self.resyncs += u64::from(gap.resynced);
             }
-            EventKind::Progress(progress) => {
-                account.bytes[progress.direction].add(progress.opcode, progress.bytes);
-            }
-            EventKind::Message(message) => assert!(message.frames > 0, "{event:?}"),
-            EventKind::Violation(violation) => assert!(violation.count > 0, "{event:?}"),
-            EventKind::Gap(_) | EventKind::Handshake(_) => {}
             EventKind::Close(close) => {
-                for direction in Direction::BOTH {
-                    let (said, summed) = (close.frames[direction], account.frames[direction]);
-                    assert_eq!(said, summed, "frames of {event:?}");
-                    let (said, summed) = (close.bytes[direction], account.bytes[direction]);
-                    assert_eq!(said, summed, "bytes of {event:?}");
-                }
-                self.open.remove(&id);
-                self.over.insert(id, event.ts);
+                self.closed += 1;
+                self.evicted += u64::from(close.kind == CloseKind::Evicted);
             }
         }
     }
+}
+
+/// What only grows.
+fn totals(stats: &Stats) -> [u64; 14] {
+    let Stats {
+        segments,
+        active: _,
+        tracked: _,
+        held: _,
+        gaps,
+        resyncs,
+        frames_lost,
+        unreadable_tls,
+        conflicts,
+        exceeded,
+    } = *stats;
+    [
+        segments,
+        gaps,
+        resyncs,
+        frames_lost,
+        unreadable_tls,
+        conflicts,
+        exceeded.connections,
+        exceeded.candidates,
+        exceeded.buffered_per_direction,
+        exceeded.buffered,
+        exceeded.head,
+        exceeded.pings,
+        exceeded.inflated,
+        exceeded.inflaters,
+    ]
+}
+
+fn check_handshake(connection: &Connection, handshake: &Handshake) {
+    let outcome = connection.outcome.as_str();
+    let said = (handshake.status, handshake.method.as_deref());
+    match outcome {
+        "accepted" | "invalid" => assert_eq!(said.0, Some(101)),
+        "rejected" => assert!(said.0.is_some_and(|status| status / 100 != 1)),
+        _ => assert_eq!(said.0, None, "{outcome}"),
+    }
+    assert!(said.1.is_none_or(|method| method == "GET"));
+    assert_eq!(said.1.is_some(), connection.path.is_some());
+    assert!(handshake.offered_subprotocols.len() <= 32);
 }
 
 /// Events without what depends on how the bytes were cut into segments: of a payload that goes by,
@@ -132,4 +247,17 @@ pub fn essence(events: Vec<Event>) -> Vec<(Arc<Connection>, EventKind)> {
             Some((event.connection, event.kind))
         })
         .collect()
+}
+
+/// As [`essence`], without what depends on how the segments were sent, either.
+pub fn essence_of_streams(events: Vec<Event>) -> Vec<(Arc<Connection>, EventKind)> {
+    let mut essence = essence(events);
+    for (_, kind) in &mut essence {
+        if let EventKind::Close(close) = kind {
+            for direction in Direction::BOTH {
+                close.tcp[direction] = TcpCounts::default();
+            }
+        }
+    }
+    essence
 }

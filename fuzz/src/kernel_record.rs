@@ -34,6 +34,12 @@ pub fn run(data: &[u8]) {
         assert_eq!(captured.len(), header.captured as usize);
         with_segment(&header, captured, clock, &mut |segment| {
             last = last.max(segment.ts);
+            let mut at = 0;
+            for window in segment.windows {
+                assert!(window.offset >= at && !window.bytes.is_empty());
+                at = window.offset + window.bytes.len() as u32;
+            }
+            assert!(at <= segment.len);
             judge.observer.handle_segment(segment);
         });
         judge.look();

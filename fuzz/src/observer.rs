@@ -1,6 +1,7 @@
 //! A sequence of segments of a few TCP connections, as a network, or someone hostile, may give them.
 //!
-//! Layout: a byte of settings, then steps of one byte (bits 0-2: what; bit 3: from the server; bits
+//! Layout: a byte of settings (bits 6 and 7: how segments are cut into pieces, where bit 5 says
+//! that they are), then steps of one byte (bits 0-2: what; bit 3: from the server; bits
 //! 4-5: of which connection) and what the step needs:
 //!
 //! | step | needs | does |
@@ -17,7 +18,8 @@
 use std::time::Duration;
 
 use wstap::proto::{
-    observer::Config,
+    event::{Event, EventKind},
+    observer::{Config, Exceeded, Stats},
     segment::{Segment, TcpFlags, Window},
     seq::SeqNumber,
     time::Timestamp,
@@ -26,7 +28,7 @@ use wstap::proto::{
 use crate::{
     conversation::{ACK, DEFLATING, FIN, REQUEST, RESPONSE, SYN},
     input::Input,
-    judge::Judge,
+    judge::{Judge, essence},
 };
 
 /// Frame headers that a hostile peer sends, and some of a kind one.
@@ -52,6 +54,7 @@ struct Network {
     /// Next sequence number by connection and side.
     next: [[SeqNumber; 2]; CONNECTIONS as usize],
     causal: bool,
+    run: Run,
 }
 
 /// Where a segment belongs, and what is special about it.
@@ -68,20 +71,62 @@ struct Place {
     epoch: u32,
 }
 
-/// Whatever comes: events that make sense, and bounded memory that is given back.
+/// What is done with the input.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Run {
+    First,
+    Again,
+    /// The payload of each segment is captured in pieces, cut so.
+    InPieces(u8),
+}
+
+/// Whatever comes: events that make sense, bounded memory that is given back, and the same again
+/// the next time; with bit 5 of the settings, where each segment is captured in pieces.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let settings = input.u8();
-    let mut network = Network::new(settings);
+    let (stats, events) = observe(settings, input, Run::First);
+    if settings & 32 == 0 {
+        let (same_stats, same_events) = observe(settings, input, Run::Again);
+        assert_eq!(stats, same_stats);
+        let times = |events: &[Event]| events.iter().map(|event| event.ts).collect::<Vec<_>>();
+        assert_eq!(times(&events), times(&same_events));
+        assert_eq!(essence(events), essence(same_events));
+        return;
+    }
+    let (other_stats, in_pieces) = observe(settings, input, Run::InPieces(settings >> 6));
+    // Pieces take memory of their own, and limits may be met that were not before. Where frames are
+    // searched for, it is in what there is of a segment.
+    let unlimited = [stats.exceeded, other_stats.exceeded] == [Exceeded::default(); 2];
+    if unlimited && !events.iter().chain(&in_pieces).any(is_of_search) {
+        assert_eq!(essence(events), essence(in_pieces));
+    }
+}
+
+/// What comes of it.
+fn observe(settings: u8, mut input: Input<'_>, run: Run) -> (Stats, Vec<Event>) {
+    let mut network = Network::new(settings, run);
     while !input.is_empty() {
         network.step(&mut input);
         network.judge.look();
     }
-    network.judge.finish(network.now);
+    let stats = network.judge.observer.stats();
+    (stats, network.judge.finish(network.now))
+}
+
+/// Whether the event says that frames were searched for.
+fn is_of_search(event: &Event) -> bool {
+    match &event.kind {
+        EventKind::Gap(_) => true,
+        EventKind::Handshake(_) => {
+            event.connection.outcome.opens() && event.connection.path.is_none()
+        }
+        _ => false,
+    }
 }
 
 impl Network {
-    fn new(settings: u8) -> Self {
+    fn new(settings: u8, run: Run) -> Self {
         let small = settings & 1 != 0;
         let causal = settings & 4 != 0;
         let config = Config {
@@ -100,7 +145,11 @@ impl Network {
             ..Config::default()
         };
         Self {
-            judge: Judge::new(config, false),
+            judge: match run {
+                Run::First => Judge::new(config, true),
+                Run::Again | Run::InPieces(_) => Judge::again(config),
+            },
+            run,
             now: Timestamp(1_000_000_000),
             next: [[SeqNumber(u32::MAX - 300), SeqNumber(7)]; CONNECTIONS as usize],
             causal,
@@ -195,10 +244,18 @@ impl Network {
         ];
         self.now = self.now.saturating_add(Duration::from_micros(100));
         let captured = bytes.get(..place.snap).unwrap_or(bytes);
-        let window = [Window {
-            offset: 0,
-            bytes: captured,
-        }];
+        let mut windows = Vec::new();
+        let mut rest = captured;
+        while !rest.is_empty() {
+            let size = match self.run {
+                Run::First | Run::Again => rest.len(),
+                Run::InPieces(how) => (rest.len() / (2 + usize::from(how))).max(1),
+            };
+            let (bytes, after) = rest.split_at(size);
+            let offset = (captured.len() - rest.len()) as u32;
+            windows.push(Window { offset, bytes });
+            rest = after;
+        }
         let ack = self.next[usize::from(connection)][1 - place.side];
         self.judge.observer.handle_segment(&Segment {
             ts: self.now,
@@ -209,7 +266,7 @@ impl Network {
             flags: TcpFlags(place.flags),
             window: 1000,
             len: (bytes.len() as u32).saturating_add(place.beyond),
-            windows: if captured.is_empty() { &[] } else { &window },
+            windows: &windows,
             interface: None,
             scope: 0,
             epoch: place.epoch,
