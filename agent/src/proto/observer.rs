@@ -336,6 +336,7 @@ impl Observer {
         let Live { tcp, session } = &mut **live;
         let from_start = segment.flags.syn() || tcp.saw_syn(0) || tcp.saw_syn(1);
         let mut mark = Mark::new(&self.events, self.last_id);
+        self.shared.elsewhere = self.held;
         let mut cx = context!(self, from_start);
         tcp.handle_segment(
             side,
@@ -527,6 +528,7 @@ impl Observer {
         let Live { tcp, session } = &mut **live;
         let from_start = tcp.saw_syn(0) || tcp.saw_syn(1);
         let mark = Mark::new(&self.events, self.last_id);
+        self.shared.elsewhere = self.held;
         let mut cx = context!(self, from_start);
         tcp.handle_timeout(self.now, &self.limits, &mut self.shared, &mut |event| {
             session.handle(&event, &mut cx);

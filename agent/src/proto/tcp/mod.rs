@@ -74,7 +74,8 @@ pub enum StreamEvent<'a> {
 pub struct Limits {
     /// Bytes that one direction may hold back.
     pub buffered_per_direction: usize,
-    /// Bytes that all directions of all connections together may hold back.
+    /// Bytes that all directions of all connections together may hold back, [`Shared::elsewhere`]
+    /// included.
     pub buffered_total: usize,
     /// How long missing bytes are waited for once their receiver has acknowledged them.
     pub gap_patience: Duration,
@@ -87,6 +88,8 @@ pub struct Limits {
 pub struct Shared {
     /// Bytes held back by all connections together.
     pub buffered: usize,
+    /// Bytes that others hold and that count for [`Limits::buffered_total`].
+    pub elsewhere: usize,
     /// Overlapping segments whose bytes differed.
     pub conflicts: u64,
     /// How often [`Limits::buffered_per_direction`] was exceeded.
@@ -310,7 +313,8 @@ impl TcpFlow {
                 return;
             }
             let exceeds_own = self.streams[side].buffered() > limits.buffered_per_direction;
-            let exceeds_total = shared.buffered > limits.buffered_total;
+            let total = shared.buffered.saturating_add(shared.elsewhere);
+            let exceeds_total = total > limits.buffered_total;
             let blocked = if exceeds_own || (exceeds_total && self.streams[side].buffered() > 0) {
                 if exceeds_own && !std::mem::replace(&mut exceeds[0], true) {
                     shared.exceeded_per_direction = shared.exceeded_per_direction.saturating_add(1);

@@ -112,6 +112,26 @@ fn heads_count_for_what_all_may_hold() {
 }
 
 #[test]
+fn heads_and_bytes_out_of_order_count_together() {
+    let mut s = Script::new(Config {
+        max_buffered: 10_000,
+        ..config()
+    });
+    for port in 1..=20 {
+        s.client.set_port(port);
+        s.connect();
+        if port % 2 == 0 {
+            s.client(format!("GET /{} HTTP/1.1\r\n", "x".repeat(1000)).as_bytes());
+        } else {
+            s.lose(Role::Client, 1);
+            s.client(&[b'x'; 1000]);
+        }
+        assert!(s.observer.stats().held <= 10_000);
+    }
+    assert!(s.observer.stats().exceeded.buffered >= 10);
+}
+
+#[test]
 fn pings_are_remembered_up_to_a_limit() {
     let mut s = Script::accepted(Config {
         max_pings: 3,
