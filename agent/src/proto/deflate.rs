@@ -13,6 +13,20 @@ pub struct Extension {
     pub parameters: Vec<Parameter>,
 }
 
+impl Extension {
+    /// Memory held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let parameters: usize = (self.parameters.iter())
+            .map(|Parameter { name, value }| {
+                let value = value.as_ref().map_or(0, String::capacity);
+                size_of::<Parameter>() + name.capacity() + value
+            })
+            .sum();
+        size_of::<Self>() + self.name.capacity() + parameters
+    }
+}
+
 /// A parameter of an [`Extension`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Parameter {

@@ -25,7 +25,7 @@ pub(super) struct Http {
     sides: [Side; 2],
     /// The side that sends requests, once that is known.
     client: Option<usize>,
-    /// Requests without a final response, oldest first.
+    /// Requests without a final response, oldest first. What one for a WebSocket says is held.
     pending: VecDeque<Pending>,
     /// What the client sent behind a request for a WebSocket, before it was answered.
     held: Vec<Held>,
@@ -57,6 +57,16 @@ enum Reading {
 enum Pending {
     Upgrade(Attempt),
     Other(Asks),
+}
+
+impl Pending {
+    /// Memory held beyond a fixed size.
+    fn held(&self) -> usize {
+        match self {
+            Self::Upgrade(attempt) => attempt.request.held(),
+            Self::Other(_) => 0,
+        }
+    }
 }
 
 /// Something that was held back.
@@ -202,7 +212,8 @@ impl Http {
             Reading::Body(body) => body.held(),
             Reading::Lost | Reading::Held => 0,
         };
-        of(&self.sides[0]) + of(&self.sides[1]) + self.held_bytes
+        let asked: usize = self.pending.iter().map(Pending::held).sum();
+        of(&self.sides[0]) + of(&self.sides[1]) + asked + self.held_bytes
     }
 
     /// The attempt that waits for its answer, and the client's side.
@@ -387,6 +398,12 @@ impl Http {
         self.spoken = true;
         if self.pending.len() >= MAX_PENDING {
             cx.stats.exceeded.head += 1;
+            return self.lose(side);
+        }
+        if let Asks::Upgrade(request) = &request.asks
+            && !cx.has_room(request.held())
+        {
+            cx.stats.exceeded.buffered += 1;
             return self.lose(side);
         }
         self.pending.push_back(match request.asks {

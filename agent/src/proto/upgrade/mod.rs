@@ -95,6 +95,22 @@ pub struct Request {
     pub faults: Vec<Fault>,
 }
 
+impl Request {
+    /// Memory held.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let known = [&self.host, &self.origin, &self.user_agent, &self.key];
+        let texts: usize = (known.into_iter().flatten())
+            .chain([&self.method, &self.path])
+            .chain(&self.subprotocols)
+            .chain(self.faults.iter().map(|fault| &fault.detail))
+            .map(|text| size_of::<String>() + text.capacity())
+            .sum();
+        let extensions: usize = self.extensions.iter().map(Extension::held).sum();
+        size_of::<Self>() + texts + extensions
+    }
+}
+
 /// A request's head.
 #[derive(Debug)]
 pub struct RequestHead {

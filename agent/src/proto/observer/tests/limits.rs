@@ -132,6 +132,25 @@ fn heads_and_bytes_out_of_order_count_together() {
 }
 
 #[test]
+fn requests_that_wait_for_an_answer_count_as_held() {
+    let mut s = Script::new(Config {
+        max_buffered: 10_000,
+        ..config()
+    });
+    let request = REQUEST.replace("/chat", &format!("/{}", "x".repeat(1000)));
+    for port in 1..=20 {
+        s.client.set_port(port);
+        s.connect();
+        s.client(request.as_bytes());
+    }
+    let stats = s.observer.stats();
+    assert!((5_000..=10_000).contains(&stats.held), "{}", stats.held);
+    assert!(stats.exceeded.buffered >= 10);
+    s.finish();
+    assert_eq!(s.observer.held, 0);
+}
+
+#[test]
 fn pings_are_remembered_up_to_a_limit() {
     let mut s = Script::accepted(Config {
         max_pings: 3,
