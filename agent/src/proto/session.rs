@@ -80,6 +80,14 @@ impl Context<'_> {
         ConnId(*self.last_id)
     }
 
+    /// How many bytes may be held by what holds `own` of them so far.
+    fn room_for(&self, own: usize) -> usize {
+        let held = self.held.saturating_add(self.held_elsewhere);
+        self.config
+            .max_buffered
+            .saturating_sub(held.saturating_sub(own))
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         let held = self.held.saturating_add(self.held_elsewhere);
         held.saturating_add(bytes) <= self.config.max_buffered
@@ -400,12 +408,13 @@ impl Session {
             return;
         };
         let room = cx.has_room(0);
-        cx.stats.exceeded.buffered += u64::from(!room);
         let found = probe.handle_bytes(input, cx.config.preview, room);
         cx.stats.exceeded.search += probe.take_given_up();
+        let fits = probe.held() <= cx.room_for(self.held);
+        cx.stats.exceeded.buffered += u64::from(!room || !fits);
         match found {
-            Found::Nothing => {}
-            Found::Neither => {
+            Found::Nothing if fits => {}
+            Found::Nothing | Found::Neither => {
                 // A WebSocket may have been asked for all the same.
                 self.close(Ending::Finished, input.ts, Default::default(), cx);
                 self.ignore();

@@ -260,14 +260,30 @@ impl Search {
             return;
         }
         self.given_up += 1;
-        // The one that proves least makes room; of equals, the one that has waited longest.
-        let weakest = (self.chains.iter().enumerate()).min_by_key(|(_, chain)| chain.bits());
-        if let Some((at, weakest)) = weakest
-            && weakest.bits() <= chain.bits()
+        if let Some((at, bits)) = self.weakest()
+            && bits <= chain.bits()
         {
             self.chains.remove(at);
             self.chains.push(chain);
         }
+    }
+
+    /// Which chain makes room first, and what it proves: least; of equals, it has waited longest.
+    fn weakest(&self) -> Option<(usize, i32)> {
+        let bits = self.chains.iter().map(Chain::bits).enumerate();
+        bits.min_by_key(|(_, bits)| *bits)
+    }
+
+    /// Gives up chains until no more than `room` bytes are held. Whether any had to be.
+    pub fn fit(&mut self, room: usize) -> bool {
+        let fits = self.held <= room;
+        while self.held > room
+            && let Some((at, _)) = self.weakest()
+        {
+            self.chains.remove(at);
+            self.weigh();
+        }
+        !fits
     }
 
     fn weigh(&mut self) {

@@ -218,7 +218,7 @@ impl WebSocket {
                     self.last_activity = self.last_activity.max(ts);
                     let gap = search.missing().is_some();
                     let room = cx.has_room(0);
-                    cx.stats.exceeded.buffered += u64::from(!room);
+                    let most = cx.room_for(search.held());
                     let peer = Peer {
                         closed: opposite.closed,
                         pings: &opposite.pings,
@@ -226,6 +226,8 @@ impl WebSocket {
                     let found = search.feed(&piece, cx.config.preview, room, peer);
                     cx.stats.exceeded.search += search.take_given_up();
                     let Some((chain, at)) = found else {
+                        let fits = !search.fit(most) && room;
+                        cx.stats.exceeded.buffered += u64::from(!fits);
                         return;
                     };
                     rest = &rest[at..];

@@ -151,6 +151,31 @@ fn requests_that_wait_for_an_answer_count_as_held() {
 }
 
 #[test]
+fn searches_keep_to_what_all_may_hold() {
+    // Each frame repeats the one before, which proves nothing: a chain of them grows.
+    let frames = plain(0x82, b"x").repeat(100);
+    for open in [true, false] {
+        let config = Config {
+            max_buffered: 4_000,
+            ..config()
+        };
+        let mut s = if open {
+            Script::accepted(config)
+        } else {
+            Script::new(config)
+        };
+        s.lose(Role::Server, 10);
+        for frames in frames.chunks(30) {
+            s.server(frames);
+            s.give_up();
+            let stats = s.observer.stats();
+            assert!(stats.held <= 4_000, "{} bytes", stats.held);
+        }
+        assert!(s.observer.stats().exceeded.buffered > 0);
+    }
+}
+
+#[test]
 fn pings_are_remembered_up_to_a_limit() {
     let mut s = Script::accepted(Config {
         max_pings: 3,
