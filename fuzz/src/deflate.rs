@@ -3,6 +3,7 @@
 //! Layout: a byte. Even: what was agreed as a run, then what was offered. Odd: a message; the byte
 //! says how it is cut, and how large the window is.
 
+use flate2::{Decompress, FlushDecompress, Status};
 use wstap::proto::{
     deflate::{Extensions, parse_extensions, unoffered},
     inflate::{Inflated, Inflater},
@@ -48,7 +49,8 @@ fn negotiate(mut input: Input<'_>) {
     }
 }
 
-/// What comes out, and how it ends, is the same however the message is cut.
+/// What comes out, and how it ends, is the same however the message is cut, and with the largest
+/// window what a library makes of it.
 fn inflate(message: &[u8], size: usize, window_bits: u8) {
     let whole = inflated(message, message.len().max(1), window_bits);
     let cut = inflated(message, size, window_bits);
@@ -61,6 +63,42 @@ fn inflate(message: &[u8], size: usize, window_bits: u8) {
             whole.0.len(),
             cut.0.len()
         );
+    }
+    against_library(message);
+}
+
+/// Neither says what the other does not, as far as both go.
+fn against_library(message: &[u8]) {
+    let mut library = Decompress::new(false);
+    let mut theirs = Vec::with_capacity(MOST);
+    let status = library.decompress_vec(message, &mut theirs, FlushDecompress::Sync);
+    let mut inflater = Inflater::new(15);
+    let mut ours = Vec::new();
+    let fed = inflater.feed(message, &mut |bytes| {
+        ours.extend_from_slice(bytes);
+        ours.len() < MOST
+    });
+    let common = ours.len().min(theirs.len());
+    assert!(ours[..common] == theirs[..common], "{fed:?} {status:?}");
+    let whole = library.total_in() == message.len() as u64 && theirs.len() < MOST;
+    match (fed, &status) {
+        (Inflated::All, Ok(_)) if whole => assert_eq!(ours.len(), theirs.len()),
+        // What begins no code the library may tell before as many bits have come as a code can have.
+        (Inflated::All, Err(_)) => {
+            assert_eq!(inflater.feed(&[0; 8], &mut |_| true), Inflated::Invalid);
+        }
+        // It reads zeros where a distance reaches before the first byte, and one stream.
+        (Inflated::Invalid, Ok(Status::Ok | Status::BufError)) => {
+            assert!(
+                ours.len() <= theirs.len(),
+                "{} and {} bytes, {status:?}, {} of {} read",
+                ours.len(),
+                theirs.len(),
+                library.total_in(),
+                message.len()
+            );
+        }
+        _ => {}
     }
 }
 

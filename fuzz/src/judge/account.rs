@@ -177,7 +177,8 @@ impl Side {
         self.too_large += u64::from(frame.len > u64::MAX >> 1);
         self.fragmented += u64::from(control && !frame.fin);
         self.oversized += u64::from(control && frame.len > MAX_CONTROL_PAYLOAD);
-        self.late += u64::from(self.closed.is_some());
+        let pings = matches!(opcode, Opcode::Ping | Opcode::Pong);
+        self.late += u64::from(self.closed.is_some() && !pings);
         self.pings += u64::from(opcode == Opcode::Ping && frame.len <= MAX_CONTROL_PAYLOAD);
         self.answers += u64::from(frame.rtt.is_some());
         if opcode == Opcode::Close && self.closed.is_none() {
