@@ -325,8 +325,9 @@ impl Stream {
             ts: segment.ts,
             ack: segment.ack.filter(|_| causal_order),
         };
-        let frontier = self.frontier();
-        let mut early = flags.fin() && self.note_fin(end, carrier) && begin > frontier;
+        // Whatever of it was captured: what is missing before it is missing before all of it.
+        let is_ahead = begin > self.frontier();
+        let is_new_fin = flags.fin() && self.note_fin(end, carrier);
         if !self.held.is_empty() {
             self.held.compare(segment, self.next, carrier, out.shared);
         }
@@ -341,7 +342,6 @@ impl Stream {
             let part_end = limit.min(begin + u64::from(part.end));
             let mut at = part_begin;
             while let Some((from, to)) = self.held.next_unseen(at.max(self.next), part_end) {
-                early |= from > frontier;
                 fresh += to - from;
                 let bytes = part
                     .bytes
@@ -353,7 +353,7 @@ impl Stream {
         if fresh < limit.saturating_sub(begin) {
             count(&mut self.counts.retransmitted);
         }
-        if early {
+        if is_ahead && (fresh > 0 || is_new_fin) {
             count(&mut self.counts.out_of_order);
         }
     }

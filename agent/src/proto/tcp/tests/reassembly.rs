@@ -405,3 +405,25 @@ fn where_segments_out_of_reach_are_acknowledged_the_stream_goes_on_behind_them()
     bench.send(wire(0, 5, ACK, far + 6, b"near"));
     bench.expect(&[bytes(0, 5, offset, b"near")]);
 }
+
+#[test]
+fn what_was_captured_of_a_segment_says_nothing_about_order() {
+    for limits in [LIMITS, CAUSAL] {
+        let mut bench = Bench::open(limits);
+        bench.send(
+            wire(0, 1, ACK, 100, b"")
+                .windows(9, &[(0, b"abc")])
+                .ack(500),
+        );
+        bench.send(
+            wire(0, 2, ACK, 109, b"")
+                .windows(9, &[(1, b"b"), (4, b"e")])
+                .ack(500),
+        );
+        // Has to wait, where bytes wait for what their sender has acknowledged.
+        bench.send(wire(0, 3, ACK, 118, b"").windows(9, &[(0, b"ab")]).ack(600));
+        assert_eq!(bench.counts(0), (0, 0, 0, 0));
+        bench.send(wire(0, 4, ACK, 136, b"").windows(9, &[(0, b"ab")]).ack(600));
+        assert_eq!(bench.counts(0), (0, 1, 0, 0));
+    }
+}
