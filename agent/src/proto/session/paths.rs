@@ -5,6 +5,9 @@
 /// Chains that meet go on as one: each further one costs the same again and finds nothing new. With
 /// [`Paths::MOST`] through a place a byte is never read as part of more headers than that, whatever
 /// the bytes are.
+///
+/// Of one piece, and no longer than that: as many bytes for each connection that is searched would
+/// be more than all that is searched may hold.
 #[derive(Debug, Default)]
 pub(super) struct Paths(Vec<u8>);
 
@@ -13,9 +16,8 @@ impl Paths {
     const MOST: u8 = 3;
 
     /// No chain through any place of a piece of `len` bytes.
-    pub fn clear(&mut self, len: usize) {
-        self.0.clear();
-        self.0.resize(len, 0);
+    pub fn new(len: usize) -> Self {
+        Self(vec![0; len])
     }
 
     /// Whether some chain has a header that begins at `at`.
@@ -46,8 +48,7 @@ mod tests {
 
     #[test]
     fn so_many_go_through_a_place_and_no_more() {
-        let mut paths = Paths::default();
-        paths.clear(4);
+        let mut paths = Paths::new(4);
         assert!(!paths.is_taken(1));
         for _ in 0..Paths::MOST {
             assert!(paths.take(1));
@@ -58,7 +59,5 @@ mod tests {
         // Behind the piece nothing is known.
         assert!(paths.take(4) && !paths.is_taken(4));
         paths.close(4);
-        paths.clear(4);
-        assert!(!paths.is_taken(1) && !paths.is_taken(2));
     }
 }

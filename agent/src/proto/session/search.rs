@@ -48,7 +48,6 @@ pub(super) struct Search {
     /// Bytes and segments that were searched.
     searched: (u64, u64),
     held: usize,
-    paths: Paths,
     census: Census,
     given_up: u64,
 }
@@ -63,7 +62,6 @@ impl Search {
             missing,
             searched: (0, 0),
             held: 0,
-            paths: Paths::default(),
             census: Census::default(),
             given_up: 0,
         }
@@ -138,8 +136,7 @@ impl Search {
             pings: peer.pings,
             census: Some(&census),
         };
-        let mut paths = std::mem::take(&mut self.paths);
-        paths.clear(piece.bytes.len());
+        let mut paths = Paths::new(piece.bytes.len());
         self.searched.1 += u64::from(piece.starts_segment);
         let mut best = None;
         // What begins with the segment goes first: nothing else begins within its header.
@@ -176,7 +173,6 @@ impl Search {
             }
         }
         self.searched.0 += piece.bytes.len() as u64;
-        self.paths = paths;
         self.census = census;
         self.weigh();
         if let Some((chain, _)) = &mut best {
