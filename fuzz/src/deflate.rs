@@ -71,7 +71,16 @@ fn inflate(message: &[u8], size: usize, window_bits: u8) {
 fn against_library(message: &[u8]) {
     let mut library = Decompress::new(false);
     let mut theirs = Vec::with_capacity(MOST);
-    let status = library.decompress_vec(message, &mut theirs, FlushDecompress::Sync);
+    // It hands out a window's length at a time.
+    let status = loop {
+        let before = (library.total_in(), library.total_out());
+        let rest = message.get(before.0 as usize..).unwrap_or_default();
+        let status = library.decompress_vec(rest, &mut theirs, FlushDecompress::Sync);
+        let after = (library.total_in(), library.total_out());
+        if after == before || !matches!(status, Ok(Status::Ok | Status::BufError)) {
+            break status;
+        }
+    };
     let mut inflater = Inflater::new(15);
     let mut ours = Vec::new();
     let fed = inflater.feed(message, &mut |bytes| {
