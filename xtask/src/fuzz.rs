@@ -272,7 +272,10 @@ fn minimise(target: &str, folder: &Path) -> Result<()> {
     }
     fs::create_dir_all(&reduced)?;
     let mut program = Command::new(folder.join(target));
-    limits(&mut program, MAX_KEPT).arg("-merge=1").arg(&reduced);
+    // As few as cover all, where a plain merge takes the shortest first: half as many files.
+    limits(&mut program, MAX_KEPT)
+        .arg("-set_cover_merge=1")
+        .arg(&reduced);
     process::capture(program.arg(kept(target)).arg(found(target)))?;
     let kept = kept(target);
     for entry in fs::read_dir(&kept)? {
