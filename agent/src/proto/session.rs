@@ -379,6 +379,7 @@ impl Session {
             at,
             held,
             client_lost,
+            request: head,
         } = opening;
         let Some(input) = input else { return };
         let decided = Decided {
@@ -395,6 +396,9 @@ impl Session {
             .with_violations(violations);
         if attempt.is_none() || client_lost {
             websocket.begin_anywhere(Direction::ClientToServer, None, cx);
+        }
+        if let Some(head) = head {
+            websocket.await_request(head);
         }
         self.phase = Phase::WebSocket(Box::new(websocket));
         self.replay(Some(client), held, cx);

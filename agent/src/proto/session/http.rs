@@ -170,6 +170,8 @@ pub(super) struct Opening {
     pub held: Vec<Held>,
     /// Whether what the client sent behind its request was not held.
     pub client_lost: bool,
+    /// The request as far as it has come, where its answer came first.
+    pub request: Option<HeadBuffer>,
 }
 
 impl Default for Side {
@@ -457,12 +459,17 @@ impl Http {
                 // Another protocol takes over.
                 _ => return Step::NotHttp { tls: false },
             };
+            let request = match &mut self.sides[client].reading {
+                Reading::Head(head) if attempt.is_none() => Some(std::mem::take(head)),
+                _ => None,
+            };
             return Step::Opens(Box::new(Opening {
                 client,
                 attempt,
                 response,
                 at,
                 client_lost: matches!(self.sides[client].reading, Reading::Lost),
+                request,
                 held: self.take_held(),
             }));
         }

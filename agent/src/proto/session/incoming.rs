@@ -8,6 +8,7 @@ use crate::proto::{
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
     message::Messages,
     time::Timestamp,
+    upgrade::HeadBuffer,
 };
 
 /// One direction.
@@ -35,6 +36,8 @@ pub(super) enum Reading {
     Header(HeaderDecoder),
     Payload(Open),
     Search(Box<Search>),
+    /// In the request, whose answer came first.
+    Request(Box<HeadBuffer>),
     Ended,
 }
 

@@ -20,6 +20,7 @@ use crate::proto::{
     frame::{CloseCode, Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode},
     message::Messages,
     time::Timestamp,
+    upgrade::{HeadBuffer, Kind, Pushed},
 };
 
 /// A WebSocket that is open.
@@ -104,6 +105,12 @@ impl WebSocket {
         incoming.content.lose(cx);
     }
 
+    /// The client's request is still to come, or the rest of it: `head` is what there is.
+    pub fn await_request(&mut self, head: HeadBuffer) {
+        let incoming = &mut self.incoming[Direction::ClientToServer];
+        incoming.reading = Reading::Request(Box::new(head));
+    }
+
     /// Frames were recognised in either direction before it was known that these are a WebSocket.
     /// `chains` are theirs.
     pub fn begin_with(&mut self, chains: PerDirection<Option<Chain>>, cx: &mut Context<'_>) {
@@ -145,6 +152,7 @@ impl WebSocket {
     pub fn held(&self) -> usize {
         let of = |incoming: &Incoming| match &incoming.reading {
             Reading::Search(search) => search.held(),
+            Reading::Request(head) => head.bytes().len(),
             _ => 0,
         };
         of(&self.incoming.client_to_server) + of(&self.incoming.server_to_client)
@@ -196,16 +204,6 @@ impl WebSocket {
                 Reading::Search(search) => {
                     let whole = rest.len() == bytes.len();
                     let starts_segment = whole && starts_segment;
-                    if starts_segment && search.missing().is_none() && rest.starts_with(b"GET ") {
-                        // The request, which had not been seen when its answer was.
-                        if let Some(at) = rest.windows(4).position(|end| end == b"\r\n\r\n") {
-                            rest = &rest[at + 4..];
-                            incoming.reading = Reading::Header(HeaderDecoder::new());
-                            incoming.messages = Messages::new();
-                            incoming.content.begin();
-                            continue;
-                        }
-                    }
                     let piece = Piece {
                         ts,
                         bytes: rest,
@@ -233,10 +231,54 @@ impl WebSocket {
                     rest = &rest[at..];
                     self.resume(d, chain, gap, cx);
                 }
+                Reading::Request(_) => {
+                    let taken = self.take_request(d, ts, rest, cx);
+                    rest = rest.get(taken..).unwrap_or_default();
+                }
                 Reading::Ended => return,
             }
         }
         self.report_progress(d, ts, cx);
+    }
+
+    /// Takes in the beginning of `bytes`, as far as it belongs to the request: how many. Where there is
+    /// no request after all, what came so far may be frames.
+    fn take_request(
+        &mut self,
+        d: Direction,
+        ts: Timestamp,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+    ) -> usize {
+        let incoming = &mut self.incoming[d];
+        let Reading::Request(head) = &mut incoming.reading else {
+            return 0;
+        };
+        self.last_activity = self.last_activity.max(ts);
+        let before = head.bytes().len();
+        let has_room = cx.has_room(bytes.len());
+        let pushed = if has_room {
+            head.push(bytes, cx.config.max_head)
+        } else {
+            Pushed::TooLong
+        };
+        match (pushed, head.kind()) {
+            (Pushed::Incomplete, Kind::Request | Kind::Undecided) => return bytes.len(),
+            (Pushed::Complete(taken), Kind::Request) => {
+                incoming.reading = Reading::Header(HeaderDecoder::new());
+                incoming.messages = Messages::new();
+                incoming.content.begin();
+                return taken;
+            }
+            (Pushed::TooLong, _) if has_room => cx.stats.exceeded.head += 1,
+            _ => cx.stats.exceeded.buffered += u64::from(!has_room),
+        }
+        let head = std::mem::take(head);
+        let masked = d == Direction::ClientToServer;
+        incoming.reading = Reading::Search(Box::new(Search::new(masked, None)));
+        let before = head.bytes().get(..before).unwrap_or_default();
+        self.handle_bytes(d, ts, before, (true, false), cx);
+        0
     }
 
     /// Takes in bytes of one direction that were on the wire and are not available.
@@ -256,6 +298,10 @@ impl WebSocket {
         match &mut incoming.reading {
             Reading::Search(search) => search.feed_missing(len, ts),
             Reading::Ended => {}
+            Reading::Request(_) => {
+                let masked = d == Direction::ClientToServer;
+                incoming.reading = Reading::Search(Box::new(Search::new(masked, None)));
+            }
             Reading::Header(_) | Reading::Payload(_) => {
                 let masked = d == Direction::ClientToServer;
                 incoming.reading = Reading::Search(Box::new(Search::new(masked, Some(len))));

@@ -200,6 +200,43 @@ fn the_request_comes_after_its_answer() {
 }
 
 #[test]
+fn a_request_that_comes_after_its_answer_comes_in_pieces() {
+    let bytes = [REQUEST.as_bytes(), &masked(0x82, b"x")].concat();
+    for before in [0, 3, 100] {
+        for size in [1, 7, 100, bytes.len()] {
+            let mut s = connected();
+            let (early, late) = bytes.split_at(before);
+            if !early.is_empty() {
+                s.client(early);
+            }
+            s.server(RESPONSE.as_bytes());
+            for piece in late.chunks(size) {
+                s.client(piece);
+            }
+            assert_eq!(
+                s.lines(),
+                [
+                    "handshake accepted 101",
+                    "c2s 1 binary 1",
+                    "message c2s binary 1 in 1"
+                ],
+                "{before} {size}"
+            );
+        }
+    }
+    // What is no request after all may be frames.
+    let mut s = connected();
+    s.client(b"GET /");
+    s.server(RESPONSE.as_bytes());
+    s.client(&[b'x'; 100_000]);
+    for _ in 0..9 {
+        s.client(&masked(0x81, b"some text"));
+    }
+    assert!(s.lines().iter().any(|line| line.starts_with("c2s 1 text")));
+    assert_eq!(s.observer.held, 0);
+}
+
+#[test]
 fn a_connection_that_was_there_before_begins_anywhere() {
     let mut s = Script::new(config());
     s.server(b"ody of some response");
