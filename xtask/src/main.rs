@@ -7,6 +7,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod http;
+mod kernels;
 mod oracle;
 mod process;
 mod run;
@@ -35,6 +36,9 @@ enum Command {
         /// And what the tests need
         #[arg(long)]
         tests: bool,
+        /// And what `kernels` needs
+        #[arg(long)]
+        kernels: bool,
     },
     /// Set up, then build everything, the kernel program included
     Build {
@@ -79,6 +83,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Boot old and new kernels in a virtual machine, and see that the program loads and counts right
+    Kernels(kernels::Args),
     /// Kernel time a packet, beyond an empty program's
     BenchPacket {
         /// Rounds of each measurement; the table shows the medians
@@ -103,7 +109,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup { tests } => setup::command(tests),
+        Command::Setup { tests, kernels } => setup::command(tests, kernels),
         Command::Build { release } => build::command(release),
         Command::Run {
             demo: true,
@@ -119,6 +125,7 @@ fn main() -> ExitCode {
             duration,
             keep,
         } => fuzz::command(&target, duration, keep),
+        Command::Kernels(args) => kernels::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
         Command::Traffic { role } => traffic::command(role),
     };
