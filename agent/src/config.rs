@@ -13,7 +13,10 @@ pub use crate::cli::{
 };
 use crate::{
     cli::{self, value::Globs},
-    proto::{flow::Direction, observer},
+    proto::{
+        flow::Direction,
+        observer::{self, Interest},
+    },
     sink::metrics::PathLabel,
 };
 
@@ -242,15 +245,17 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
 
     fn try_from(args: cli::TraceArgs) -> Result<Self, ConfigError> {
         let output = output(&args.output);
+        let selection = selection(args.selection)?;
         Ok(Self {
             capture: capture(&args.capture, &args.limits)?,
             observer: observer::Config {
                 preview: output.payload.unwrap_or(0),
                 inflate: output.payload.is_some(),
+                interest: interest(&selection),
                 ..limits(&args.limits)?
             },
             output,
-            selection: selection(args.selection)?,
+            selection,
         })
     }
 }
@@ -260,6 +265,14 @@ impl TryFrom<cli::ReadArgs> for ReadConfig {
 
     fn try_from(args: cli::ReadArgs) -> Result<Self, ConfigError> {
         let output = output(&args.output);
+        let selection = selection(args.selection)?;
+        let report = if args.summary {
+            Report::Summary
+        } else if args.metrics {
+            Report::Metrics(series(&args.labels))
+        } else {
+            Report::Events(output)
+        };
         Ok(Self {
             input: if args.file.as_os_str() == "-" {
                 Input::Stdin
@@ -270,20 +283,32 @@ impl TryFrom<cli::ReadArgs> for ReadConfig {
                 preview: output.payload.unwrap_or(0),
                 // What `run` would have counted it counts without.
                 inflate: !args.metrics,
+                interest: match report {
+                    Report::Events(_) => interest(&selection),
+                    Report::Summary => Interest {
+                        frames: false,
+                        progress: false,
+                        messages: false,
+                    },
+                    Report::Metrics(_) => Interest::default(),
+                },
                 // Packets of the two directions may have been written to the file by different
                 // queues, in an order that they never had.
                 causal_order: true,
                 ..limits(&args.limits)?
             },
-            report: if args.summary {
-                Report::Summary
-            } else if args.metrics {
-                Report::Metrics(series(&args.labels))
-            } else {
-                Report::Events(output)
-            },
-            selection: selection(args.selection)?,
+            report,
+            selection,
         })
+    }
+}
+
+/// What a printer shows of the events that come with every frame.
+fn interest(selection: &Selection) -> Interest {
+    Interest {
+        frames: selection.names(EventName::Frame),
+        progress: false,
+        messages: selection.names(EventName::Message),
     }
 }
 

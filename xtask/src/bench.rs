@@ -190,7 +190,8 @@ impl Sample {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The median; of none it is no number.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -3,13 +3,16 @@
 //! One file a command; [`process`] runs other programs, [`workspace`] knows where things lie.
 
 mod bench;
+mod bench_read;
 mod build;
 mod demo;
 mod fuzz;
 mod http;
 mod kernels;
+mod measure;
 mod oracle;
 mod process;
+mod resync;
 mod run;
 mod setup;
 mod test;
@@ -85,12 +88,20 @@ enum Command {
     },
     /// Boot old and new kernels in a virtual machine, and see that the program loads and counts right
     Kernels(kernels::Args),
+    /// How a direction gets back in sync: frames lost behind a lost header, the rate of false sync, and
+    /// what the search costs
+    Resync(resync::Args),
     /// Kernel time a packet, beyond an empty program's
     BenchPacket {
         /// Rounds of each measurement; the table shows the medians
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         rounds: u16,
     },
+    /// How fast captures are read, beside what else reads them, and in how much memory
+    BenchRead(bench_read::Args),
+    /// What a program takes
+    #[command(hide = true)]
+    Measure(measure::Args),
     /// One end of the traffic of a measurement
     #[command(hide = true)]
     Traffic {
@@ -126,7 +137,10 @@ fn main() -> ExitCode {
             keep,
         } => fuzz::command(&target, duration, keep),
         Command::Kernels(args) => kernels::command(&args),
+        Command::Resync(args) => resync::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
+        Command::BenchRead(args) => bench_read::command(&args),
+        Command::Measure(args) => measure::command(&args),
         Command::Traffic { role } => traffic::command(role),
     };
     match done {

@@ -6,6 +6,7 @@
 
 mod apt;
 mod linker;
+mod node;
 mod peers;
 mod toolchain;
 
@@ -54,6 +55,8 @@ pub fn ensure_tests() -> Result<()> {
     apt::ensure(peers::PACKAGES, "the tests")?;
     let python = peers::ensure()?;
     say(format!("peers for the tests: {}", python.display()));
+    let modules = node::ensure()?;
+    say(format!("peers on Node: {}", modules.display()));
     Ok(())
 }
 

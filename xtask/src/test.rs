@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{fuzz, kernels, oracle, process, workspace};
+use crate::{bench_read, fuzz, kernels, oracle, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
@@ -17,6 +17,9 @@ const EBPF_TARGET: &str = "bpfel-unknown-none";
 /// How long each target is fuzzed: enough to see that what has been found before stays fixed, and
 /// that the targets work.
 const FUZZING: Duration = Duration::from_secs(10);
+
+/// Bytes of the captures that are made to be read, of each kind.
+const GENERATED: u64 = 8 << 20;
 
 /// Tells the kernel tests to step aside.
 const NO_KERNEL_TESTS: (&str, &str) = ("WSTAP_TEST_KERNEL", "0");
@@ -66,6 +69,10 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
         let root = workspace::root();
         let wstap = workspace::target().join("debug/wstap");
         oracle::compare(&root.join("agent/tests/golden"), &wstap, None)
+    })?;
+    steps.take("throughput", || {
+        let wstap = workspace::target().join("debug/wstap");
+        bench_read::check_all(&wstap, GENERATED)
     })?;
     steps.take("fuzzing", || fuzz::command(&[], FUZZING, false))?;
     if no_kernel {

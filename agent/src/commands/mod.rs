@@ -4,6 +4,7 @@ pub mod check;
 pub mod completions;
 pub mod live;
 pub mod man;
+mod progress;
 pub mod read;
 pub mod run;
 pub mod trace;

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    fs::Metadata,
     io::{self, BufWriter, Read, Stdout, Write},
     ops::ControlFlow,
     os::fd::AsFd,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{PRINTING, metrics_config};
+use super::{PRINTING, metrics_config, progress::Progress};
 use crate::{
     config::{Input, OutputConfig, ReadConfig, Report, Selection, SeriesConfig},
     proto::{
@@ -29,7 +30,7 @@ use crate::{
         printer::Printer,
         summary::Summary,
     },
-    source::capture::{CaptureError, CaptureFile},
+    source::capture::CaptureFile,
 };
 
 /// Reads the capture to its end, its damage, or as far as the selection wants.
@@ -39,22 +40,27 @@ use crate::{
 /// The capture cannot be read, or standard output not written to. What precedes the damage of a
 /// damaged file has been printed.
 pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
-    let out = Output::default();
     let doing = match &config.input {
         Input::Stdin => String::from("reading the capture on standard input"),
         Input::File(path) => format!("reading capture {}", path.display()),
     };
-    let capture = match &config.input {
-        Input::Stdin => CaptureFile::from_reader(Box::new(LiveInput(out.clone()))),
-        Input::File(path) => CaptureFile::open(path),
-    };
-    let mut capture = match capture {
-        // They name the file themselves.
-        Err(error @ (CaptureError::Open { .. } | CaptureError::Directory { .. })) => {
-            return Err(error.into());
+    let (progress, out, reader) = match &config.input {
+        Input::Stdin => {
+            let progress = Progress::new(None);
+            let out = Output::new(progress.clone());
+            let reader = progress.watch(LiveInput(out.clone()));
+            (progress, out, reader)
         }
-        capture => capture.context(doing.clone())?,
+        Input::File(path) => {
+            // Its errors name the file themselves.
+            let file = CaptureFile::open_file(path)?;
+            let size = file.metadata().ok().filter(Metadata::is_file);
+            let progress = Progress::new(size.map(|file| file.len()));
+            let reader = progress.watch(file);
+            (progress.clone(), Output::new(progress), reader)
+        }
     };
+    let mut capture = CaptureFile::from_reader(reader).context(doing.clone())?;
     let mut sink = sink(config.report, config.selection.clone(), out);
     let mut reading = Reading {
         observer: Observer::new(config.observer),
@@ -64,6 +70,7 @@ pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
         failed: None,
     };
     let read = capture.read(&mut |segment| reading.segment(segment));
+    progress.end();
     reading.finish()?;
     read.context(doing)?;
     Ok(ExitCode::SUCCESS)
@@ -146,11 +153,16 @@ impl Reading<'_> {
 
 /// Standard output, buffered, and shared between the sink and whoever knows when to flush it.
 #[derive(Clone)]
-struct Output(Rc<RefCell<BufWriter<Stdout>>>);
+struct Output(Rc<RefCell<BufWriter<Terminal>>>);
 
-impl Default for Output {
-    fn default() -> Self {
-        let out = BufWriter::with_capacity(64 << 10, io::stdout());
+impl Output {
+    /// `progress` makes way for what is printed.
+    fn new(progress: Progress) -> Self {
+        let terminal = Terminal {
+            out: io::stdout(),
+            progress,
+        };
+        let out = BufWriter::with_capacity(64 << 10, terminal);
         Self(Rc::new(RefCell::new(out)))
     }
 }
@@ -166,6 +178,23 @@ impl Write for Output {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.borrow_mut().flush()
+    }
+}
+
+/// Standard output, which may be where the progress is shown, too.
+struct Terminal {
+    out: Stdout,
+    progress: Progress,
+}
+
+impl Write for Terminal {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.progress.make_way();
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -262,10 +262,44 @@ pub struct Close {
     pub frames: PerDirection<OpcodeCounts>,
     /// Payload bytes that went by, by opcode.
     pub bytes: PerDirection<OpcodeCounts>,
+    /// Messages that were complete.
+    pub messages: PerDirection<MessageCounts>,
     /// TCP's own troubles.
     pub tcp: PerDirection<TcpCounts>,
     /// Pings that no pong answered, by the direction of the ping.
     pub unanswered_pings: PerDirection<u64>,
+}
+
+/// Messages of one direction, and of those that were inflated how long they are.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct MessageCounts {
+    /// How many.
+    pub count: u64,
+    /// Of those that were inflated: payload bytes on the wire.
+    pub on_wire: u64,
+    /// Of the same: payload bytes inflated.
+    pub inflated: u64,
+}
+
+impl MessageCounts {
+    /// Counts a message of `len` bytes on the wire.
+    pub fn add(&mut self, len: u64, inflated_len: Option<u64>) {
+        self.count = self.count.saturating_add(1);
+        if let Some(inflated) = inflated_len {
+            self.on_wire = self.on_wire.saturating_add(len);
+            self.inflated = self.inflated.saturating_add(inflated);
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            count: self.count.saturating_add(other.count),
+            on_wire: self.on_wire.saturating_add(other.on_wire),
+            inflated: self.inflated.saturating_add(other.inflated),
+        }
+    }
 }
 
 /// A count for each of the sixteen opcodes, indexed by [`Opcode::bits`].
@@ -277,6 +311,12 @@ impl OpcodeCounts {
     pub fn add(&mut self, opcode: Opcode, n: u64) {
         let count = &mut self.0[usize::from(opcode.bits())];
         *count = count.saturating_add(n);
+    }
+
+    /// The count of `opcode`.
+    #[must_use]
+    pub fn of(&self, opcode: Opcode) -> u64 {
+        self.0[usize::from(opcode.bits())]
     }
 
     /// Opcodes that occurred, with their counts, in ascending order.

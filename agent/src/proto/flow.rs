@@ -2,12 +2,13 @@
 
 use std::{
     fmt,
+    hash::{Hash, Hasher},
     net::SocketAddr,
     ops::{Index, IndexMut},
 };
 
 /// A TCP connection, the same value for both directions: the lower socket address comes first.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct FlowKey {
     /// The two ends, lower first.
     pub ends: [SocketAddr; 2],
@@ -26,6 +27,24 @@ impl FlowKey {
             let ends = [destination, source];
             (Self { ends, scope }, 1)
         }
+    }
+}
+
+/// In few writes, as it is hashed for each segment.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for end in &self.ends {
+            match end {
+                SocketAddr::V4(end) => {
+                    state.write_u64(u64::from(end.ip().to_bits()) << 16 | u64::from(end.port()));
+                }
+                SocketAddr::V6(end) => {
+                    state.write_u128(end.ip().to_bits());
+                    state.write_u64(u64::from(end.scope_id()) << 16 | u64::from(end.port()));
+                }
+            }
+        }
+        state.write_u32(self.scope);
     }
 }
 

@@ -135,6 +135,14 @@ impl Header {
         self.len > u64::MAX >> 1
     }
 
+    /// The header at the front of `input`, where all of it is there, and its length.
+    #[inline]
+    #[must_use]
+    pub fn whole(input: &[u8]) -> Option<(usize, Self)> {
+        let bytes = input.get(..Self::encoded_len(*input.get(1)?))?;
+        Some((bytes.len(), Self::parse(bytes)?))
+    }
+
     /// Bytes of the header of which `second` is the second byte.
     fn encoded_len(second: u8) -> usize {
         let length = match second & 0x7f {
@@ -146,6 +154,7 @@ impl Header {
     }
 
     /// The header that `bytes` are; they are as many as [`Self::encoded_len`] says.
+    #[inline]
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[first, second], mut rest) = bytes.split_first_chunk::<2>()?;
         let (len, minimal) = match second & 0x7f {

@@ -8,7 +8,7 @@ mod keys;
 mod stats;
 mod table;
 
-pub use config::Config;
+pub use config::{Config, Interest};
 pub use stats::{Exceeded, Stats};
 
 use std::{
@@ -82,6 +82,8 @@ pub struct Observer {
     held: usize,
     /// Decompressors that sessions have.
     inflaters: usize,
+    /// Memory to unmask in.
+    plain: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -159,6 +161,7 @@ macro_rules! context {
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
+            plain: &mut $observer.plain,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -187,6 +190,7 @@ impl Observer {
             stats: Stats::default(),
             held: 0,
             inflaters: 0,
+            plain: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),

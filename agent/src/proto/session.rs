@@ -5,14 +5,17 @@
 //! segments, tables and time-outs.
 
 mod account;
+mod census;
 mod chain;
 mod content;
 mod evidence;
 mod hops;
 mod http;
 mod incoming;
+mod paths;
 mod payload;
 mod ping;
+mod plausible;
 mod probe;
 mod search;
 mod violations;
@@ -55,6 +58,8 @@ pub struct Context<'a> {
     pub held: &'a mut usize,
     /// Decompressors that all sessions have.
     pub inflaters: &'a mut usize,
+    /// Memory to unmask in, what is in it means nothing.
+    pub plain: &'a mut Vec<u8>,
     /// Bytes that others hold and that count for the same limit.
     pub held_elsewhere: usize,
     /// The beginning of the connection was seen: what comes first is a beginning.
@@ -396,7 +401,9 @@ impl Session {
         };
         let room = cx.has_room(0);
         cx.stats.exceeded.buffered += u64::from(!room);
-        match probe.handle_bytes(input, cx.config.preview, room) {
+        let found = probe.handle_bytes(input, cx.config.preview, room);
+        cx.stats.exceeded.search += probe.take_given_up();
+        match found {
             Found::Nothing => {}
             Found::Neither => {
                 // A WebSocket may have been asked for all the same.

@@ -95,6 +95,16 @@ impl Selection {
             )
     }
 
+    /// Whether events of this kind are shown at all: those that were asked for, or all but messages.
+    #[must_use]
+    pub fn names(&self, name: EventName) -> bool {
+        if self.events.is_empty() {
+            name != EventName::Message
+        } else {
+            self.events.contains(&name)
+        }
+    }
+
     /// Whether `event` is to be shown. What users are never told (progress, violations between the
     /// milestones) is not.
     #[must_use]
@@ -108,8 +118,7 @@ impl Selection {
             return false;
         }
         let named = self.events.contains(&subject.name);
-        let wanted = named || (self.events.is_empty() && subject.name != EventName::Message);
-        wanted
+        self.names(subject.name)
             && passes(
                 self.direction.as_ref(),
                 subject.direction,

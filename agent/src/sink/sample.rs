@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::proto::{
     event::{
         Close, CloseBody, CloseKind, Connection, Event, EventKind, Frame, Gap, Handshake, Hop,
-        Message, OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
+        Message, MessageCounts, OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
     },
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
@@ -119,17 +119,6 @@ pub fn message(opcode: Opcode, len: u64) -> EventKind {
     })
 }
 
-pub fn inflated(opcode: Opcode, len: u64, inflated_len: u64) -> EventKind {
-    EventKind::Message(Message {
-        direction: Direction::ClientToServer,
-        opcode,
-        len,
-        frames: 1,
-        compressed: true,
-        inflated_len: Some(inflated_len),
-    })
-}
-
 pub fn close(code: u16, reason: &str) -> EventKind {
     let counts = |list: &[(Opcode, u64)]| {
         let mut counts = OpcodeCounts::default();
@@ -152,6 +141,14 @@ pub fn close(code: u16, reason: &str) -> EventKind {
         bytes: PerDirection {
             client_to_server: counts(&[(Opcode::Text, 3000), (Opcode::Close, 2)]),
             server_to_client: OpcodeCounts::default(),
+        },
+        messages: PerDirection {
+            client_to_server: MessageCounts {
+                count: 2,
+                on_wire: 1024,
+                inflated: 4096,
+            },
+            server_to_client: MessageCounts::default(),
         },
         tcp: PerDirection {
             client_to_server: TcpCounts {

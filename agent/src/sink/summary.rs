@@ -5,7 +5,7 @@
 //! are printed as they come, in columns of that width. So memory does not grow with the file.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt::Write as _,
     io::{self, Write},
 };
@@ -17,8 +17,8 @@ use super::{
 use crate::{
     config::Selection,
     proto::{
-        event::{Close, CloseKind, Connection, Event, EventKind, Message},
-        flow::{ConnId, Direction, PerDirection},
+        event::{Close, CloseKind, Connection, Event, EventKind, MessageCounts},
+        flow::{Direction, PerDirection},
         observer::Stats,
         time::Timestamp,
     },
@@ -59,8 +59,6 @@ pub struct Summary<W> {
     held_back: Vec<Row>,
     /// Once the first rows are out.
     widths: Option<[usize; COLUMNS]>,
-    /// Messages of the connections that are open.
-    messages: HashMap<ConnId, PerDirection<Messages>>,
     totals: Totals,
 }
 
@@ -70,40 +68,15 @@ struct Totals {
     endings: BTreeMap<&'static str, u64>,
     frames: PerDirection<u64>,
     bytes: PerDirection<u64>,
-    messages: PerDirection<Messages>,
+    messages: PerDirection<MessageCounts>,
     violations: u64,
     gaps: u64,
 }
 
-/// Messages, and of those that were inflated how long they are.
-#[derive(Clone, Copy, Default)]
-struct Messages {
-    count: u64,
-    on_wire: u64,
-    inflated: u64,
-}
-
-impl Messages {
-    fn add(&mut self, message: &Message) {
-        add(&mut self.count, 1);
-        if let Some(inflated) = message.inflated_len {
-            add(&mut self.on_wire, message.len);
-            add(&mut self.inflated, inflated);
-        }
-    }
-
-    fn and(mut self, other: Self) -> Self {
-        add(&mut self.count, other.count);
-        add(&mut self.on_wire, other.on_wire);
-        add(&mut self.inflated, other.inflated);
-        self
-    }
-
-    /// Inflated bytes for each on the wire.
-    fn ratio(&self) -> Option<String> {
-        let ratio = self.inflated as f64 / self.on_wire as f64;
-        (self.on_wire > 0).then(|| format!("{ratio:.1}"))
-    }
+/// Inflated bytes for each on the wire.
+fn ratio(messages: &MessageCounts) -> Option<String> {
+    let ratio = messages.inflated as f64 / messages.on_wire as f64;
+    (messages.on_wire > 0).then(|| format!("{ratio:.1}"))
 }
 
 impl<W: Write> Summary<W> {
@@ -114,7 +87,6 @@ impl<W: Write> Summary<W> {
             selection,
             held_back: Vec::new(),
             widths: None,
-            messages: HashMap::new(),
             totals: Totals::default(),
         }
     }
@@ -165,7 +137,7 @@ impl<W: Write> Summary<W> {
     }
 
     fn ended(&mut self, connection: &Connection, close: &Close) -> io::Result<()> {
-        let messages = self.messages.remove(&connection.id).unwrap_or_default();
+        let messages = close.messages;
         let totals = &mut self.totals;
         *totals.endings.entry(close.kind.as_str()).or_default() += 1;
         for direction in Direction::BOTH {
@@ -174,6 +146,7 @@ impl<W: Write> Summary<W> {
                 close.frames[direction].total(),
             );
             add(&mut totals.bytes[direction], close.bytes[direction].total());
+            totals.messages[direction] = totals.messages[direction].and(messages[direction]);
         }
         let mut row = row_of(connection);
         let frames = |direction| close.frames[direction].total().to_string();
@@ -187,7 +160,7 @@ impl<W: Write> Summary<W> {
             messages.client_to_server.count, messages.server_to_client.count
         );
         let both = messages.client_to_server.and(messages.server_to_client);
-        row[9] = both.ratio().unwrap_or_else(|| String::from("-"));
+        row[9] = ratio(&both).unwrap_or_else(|| String::from("-"));
         row[10] = ending(close);
         self.row(row)
     }
@@ -195,9 +168,7 @@ impl<W: Write> Summary<W> {
 
 impl<W: Write> Sink for Summary<W> {
     fn event(&mut self, event: &Event) -> io::Result<()> {
-        if matches!(event.kind, EventKind::Frame(_) | EventKind::Progress(_))
-            || !self.selection.wants(&event.connection)
-        {
+        if !self.selection.wants(&event.connection) {
             return Ok(());
         }
         match &event.kind {
@@ -212,15 +183,10 @@ impl<W: Write> Sink for Summary<W> {
                     return self.row(row);
                 }
             }
-            EventKind::Message(message) => {
-                let counts = self.messages.entry(event.connection.id).or_default();
-                counts[message.direction].add(message);
-                self.totals.messages[message.direction].add(message);
-            }
             EventKind::Close(close) => return self.ended(&event.connection, close),
             EventKind::Violation(_) => add(&mut self.totals.violations, 1),
             EventKind::Gap(_) => add(&mut self.totals.gaps, 1),
-            EventKind::Frame(_) | EventKind::Progress(_) => {}
+            EventKind::Frame(_) | EventKind::Progress(_) | EventKind::Message(_) => {}
         }
         Ok(())
     }
@@ -257,7 +223,7 @@ impl<W: Write> Sink for Summary<W> {
                 Counted(messages.count, "message"),
                 Bytes(totals.bytes[direction])
             )?;
-            if let Some(ratio) = messages.ratio() {
+            if let Some(ratio) = ratio(messages) {
                 let (from, to) = (Bytes(messages.on_wire), Bytes(messages.inflated));
                 write!(self.out, "; {from} of it inflated to {to}, {ratio} times")?;
             }
@@ -336,10 +302,7 @@ fn print(out: &mut impl Write, widths: &[usize; COLUMNS], row: &[&str; COLUMNS])
 mod tests {
     use super::*;
     use crate::{
-        proto::{
-            event::{Handshake, Outcome, Rule},
-            frame::Opcode,
-        },
+        proto::event::{Handshake, Outcome, Rule},
         sink::sample,
     };
 
@@ -371,8 +334,6 @@ mod tests {
     fn a_row_for_each_connection_then_totals() {
         let printed = printed(&[
             sample::event(sample::handshake()),
-            sample::event(sample::message(Opcode::Text, 5)),
-            sample::event(sample::inflated(Opcode::Text, 1024, 4096)),
             sample::event(sample::violation(Rule::ReservedBits, 2)),
             sample::event(sample::close(1001, "bye")),
             rejected(),

@@ -20,6 +20,7 @@ mod interfaces;
 mod lifecycle;
 mod midstream;
 mod other_traffic;
+mod peers;
 mod prometheus;
 mod proxies;
 mod scale;

@@ -13,10 +13,9 @@ use super::{
     support::{
         agent::Agent,
         eventually,
-        load::Closer,
         machine::turn,
+        peers::{self, Job, Part, Role, script},
         proxy::{Proxy, Row},
-        python,
         tally::Tally,
         trace::{Connection, Trace},
     },
@@ -55,18 +54,59 @@ fn joined(connections: &[Connection]) -> Vec<[&Connection; 2]> {
     pairs
 }
 
+/// Conversations at once.
+const CONVERSATIONS: u64 = 3;
+
+/// Has `ws` talk to `websockets` through whatever is in between, in conversations of one kind, the
+/// place of it in [`script::conversations`]: what both counted.
 #[track_caller]
-fn counts_are_right_on_both_hops(proxy: impl Fn(&Row) -> Proxy, script: python::Script) {
+fn converse(row: &Row, kind: usize) -> Tally {
+    let [websockets, ws, ..] = &peers::ALL;
+    let (mut asking, mut answering) = (
+        Job::new(Role::Client, Row::front()),
+        Job::new(Role::Server, Row::back()),
+    );
+    let mut endings = Vec::new();
+    for seed in 1..=CONVERSATIONS {
+        let script = script::conversations(seed).nth(kind).expect("a kind");
+        let path = format!("/{seed}");
+        let part = |steps: &Vec<_>| Part {
+            to: Row::front(),
+            deflate: script.deflate,
+            steps: steps.clone(),
+        };
+        asking
+            .conversations
+            .insert(path.clone(), part(&script.client));
+        answering
+            .conversations
+            .insert(path.clone(), part(&script.server));
+        endings.push((path, script.ending));
+    }
+    let server = websockets.start(&row.server, &answering);
+    let clients = ws.start(&row.client, &asking).reports();
+    let servers = server.reports();
+    let tallies = endings.iter().map(|(path, ending)| {
+        let (client, server) = (&clients[path], &servers[path]);
+        assert_eq!(client.sent, server.received, "{path}: client to server");
+        assert_eq!(server.sent, client.received, "{path}: server to client");
+        peers::tally(*ending, client, server)
+    });
+    tallies.fold(Tally::default(), |sum, tally| sum + &tally)
+}
+
+#[track_caller]
+fn counts_are_right_on_both_hops(proxy: impl Fn(&Row) -> Proxy, kind: usize) {
     let row = Row::new();
     let _proxy = proxy(&row);
     let agent = Agent::run(&row.proxy, "");
     let trace = Trace::start(&row.proxy, 2, "");
-    let sent = python::exchange(&row.client, &row.server, Row::front(), Row::back(), script);
+    let sent = converse(&row, kind);
     // Twice on the wire.
     agent.must_count(&(sent.clone() + &sent));
     agent.must_have_active(0);
 
-    let connections = trace.connections(2 * script.connections as usize);
+    let connections = trace.connections(2 * CONVERSATIONS as usize);
     let pairs = joined(&connections);
     let mut sums = [Tally::default(), Tally::default()];
     for hops in pairs {
@@ -84,24 +124,15 @@ fn counts_are_right_on_both_hops(proxy: impl Fn(&Row) -> Proxy, script: python::
 #[test]
 fn nginx_in_between() {
     let Some(_turn) = turn() else { return };
-    let script = python::Script {
-        connections: 3,
-        ..python::Script::default()
-    };
-    counts_are_right_on_both_hops(|row| Proxy::nginx(row, PATIENT), script);
+    // Closed by the client.
+    counts_are_right_on_both_hops(|row| Proxy::nginx(row, PATIENT), 0);
 }
 
 #[test]
 fn haproxy_in_between() {
     let Some(_turn) = turn() else { return };
-    let script = python::Script {
-        connections: 3,
-        deflate: true,
-        closer: Closer::Server,
-        code: 4001,
-        ..python::Script::default()
-    };
-    counts_are_right_on_both_hops(|row| Proxy::haproxy(row, "http", "", PATIENT), script);
+    // Compressed, and closed by the server.
+    counts_are_right_on_both_hops(|row| Proxy::haproxy(row, "http", "", PATIENT), 1);
 }
 
 /// Reads up to the end of an HTTP head that begins with `start`: what came before it.

@@ -7,7 +7,6 @@ use super::{
         load::{Closer, Load, Script},
         machine::turn,
         netns::Netns,
-        python,
     },
 };
 
@@ -203,57 +202,6 @@ fn nat_changes_addresses_not_counts() {
         agent.must_count(&tally);
         agent.must_have_active(0);
     }
-}
-
-#[test]
-fn python_peers() {
-    let Some(_turn) = turn() else { return };
-    let pair = Pair::new();
-    let agent = Agent::run(&pair.server, "");
-    let script = python::Script::default();
-    let v4 = python::exchange(
-        &pair.client,
-        &pair.server,
-        at(Pair::V4),
-        at(Pair::V4),
-        script,
-    );
-    agent.must_count(&v4);
-    let script = python::Script {
-        closer: Closer::Server,
-        code: 4001,
-        seed: 2,
-        ..script
-    };
-    let v6 = python::exchange(
-        &pair.client,
-        &pair.server,
-        at(Pair::V6),
-        at(Pair::V6),
-        script,
-    );
-    agent.must_count(&(v4 + &v6));
-    agent.must_have_active(0);
-}
-
-#[test]
-fn python_peers_with_compression() {
-    let Some(_turn) = turn() else { return };
-    let pair = Pair::new();
-    let agent = Agent::run(&pair.client, "");
-    let script = python::Script {
-        deflate: true,
-        connections: 3,
-        ..python::Script::default()
-    };
-    let tally = python::exchange(
-        &pair.client,
-        &pair.server,
-        at(Pair::V4),
-        at(Pair::V4),
-        script,
-    );
-    agent.must_count(&tally);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use wstap::proto::{event::Rule, upgrade::accept_for};
 use super::{
     Pair, at,
     support::{
-        agent::{Agent, Process, WSTAP, events, held},
+        agent::{Agent, events, trace},
         eventually,
         machine::turn,
     },
@@ -240,19 +240,8 @@ fn each_rule_is_broken_once() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let agent = Agent::run(&pair.server, "-i s0");
-    let mut command = pair.client.command(WSTAP);
-    command.args(["trace", "-i", "c0", "-o", "json", "--payload"]);
-    command.arg("--event=handshake,frame,message,violation,close");
-    let mut trace = Process::spawn(command);
-    eventually("trace is attached", Duration::from_secs(15), || {
-        trace.must_live();
-        if held(trace.pid(), "prog_id").len() >= 2 {
-            Ok(())
-        } else {
-            Err("no program".to_owned())
-        }
-    });
-    std::thread::sleep(Duration::from_millis(300));
+    let selected = "--event=handshake,frame,message,violation,close";
+    let trace = trace(&pair.client, "c0", &["--payload", selected]);
 
     let cases = cases();
     let rules: Vec<_> = Rule::ALL.iter().map(|rule| rule.as_str()).collect();

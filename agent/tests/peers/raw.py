@@ -3,7 +3,7 @@
 
 Nobody answers: the agent only looks. So there can be on the wire what no kernel would send by
 itself. Each case is one TCP connection with the same conversation in another wrapping; `--list`
-names them. At the end one line of JSON says what was in it, in the form that `peer.py` uses.
+names them. At the end one line of JSON says what was in it, in the form that `support::tally` reads.
 
     raw.py DEVICE [CASE ...]
 """

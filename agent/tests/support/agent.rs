@@ -284,6 +284,25 @@ impl<'a> Agent<'a> {
     }
 }
 
+/// `wstap trace -o json` inside a namespace, attached to one interface.
+#[track_caller]
+pub fn trace(ns: &Netns, interface: &str, flags: &[&str]) -> Process {
+    let mut command = ns.command(WSTAP);
+    command.args(["trace", "-o", "json", "-i", interface]);
+    command.args(flags);
+    let mut trace = Process::spawn(command);
+    // Nothing is said on standard output until something happens.
+    eventually("trace is attached", Duration::from_secs(15), || {
+        trace.must_live();
+        let attached = held(trace.pid(), "prog_id").len() >= 2;
+        attached
+            .then_some(())
+            .ok_or_else(|| "no program".to_owned())
+    });
+    thread::sleep(Duration::from_millis(300));
+    trace
+}
+
 /// Ids of one kind (`prog_id`, `link_id`, `map_id`) that a process holds in the kernel.
 pub fn held(pid: Pid, kind: &str) -> BTreeSet<u32> {
     let mut ids = BTreeSet::new();

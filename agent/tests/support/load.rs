@@ -34,6 +34,7 @@ use tokio_tungstenite::{
 use super::{
     eventually,
     netns::Netns,
+    random::Random,
     tally::{Report, Tally},
     tap::{Shared, Tap},
 };
@@ -424,30 +425,5 @@ impl Messages {
             _ => 60_000 + self.random.below(90_000),
         };
         Frame::message(self.random.letters(len), OpCode::Data(opcode), fin)
-    }
-}
-
-/// Numbers that look random (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// Text that is valid in text and binary messages alike.
-    fn letters(&mut self, len: u64) -> Vec<u8> {
-        let first = self.below(26) as u8;
-        (0..len)
-            .map(|i| b'a' + (first + (i % 26) as u8) % 26)
-            .collect()
     }
 }

@@ -82,6 +82,7 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
         ("nginx", "nginx"),
         ("haproxy", "haproxy"),
         ("chromium", "chromium"),
+        ("node", "nodejs"),
     ] {
         // That it starts is enough: `ip` and `tc` do not know this flag.
         if Command::new(command).arg("--version").output().is_err() {
@@ -101,17 +102,32 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
             python().display()
         ));
     }
+    if !node_modules().join("ws").is_dir() {
+        return Err(format!(
+            "{} has no package `ws`; `cargo xtask setup --tests` installs it",
+            node_modules().display()
+        ));
+    }
     netns::sweep();
     Ok(())
 });
 
-/// The interpreter that has the `websockets` package.
-pub fn python() -> PathBuf {
-    let folder = std::env::var_os("WSTAP_PEERS").map_or_else(
+/// Where the peers in other languages are.
+fn peers() -> PathBuf {
+    std::env::var_os("WSTAP_PEERS").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/peers"),
         PathBuf::from,
-    );
-    folder.join("bin/python3")
+    )
+}
+
+/// The interpreter that has the `websockets` package.
+pub fn python() -> PathBuf {
+    peers().join("bin/python3")
+}
+
+/// The folder that has Node's `ws`.
+pub fn node_modules() -> PathBuf {
+    peers().join("node/node_modules")
 }
 
 /// A script of `tests/peers`.

@@ -33,9 +33,34 @@ pub struct Config {
     pub max_inflate_ratio: u64,
     /// Directions of connections that may have a decompressor at the same time.
     pub max_inflaters: usize,
+    /// Events that somebody listens to.
+    pub interest: Interest,
     /// Whether the bytes of one direction wait for those of the other that their sender had
     /// acknowledged: for sources that may have lost the order between the directions.
     pub causal_order: bool,
+}
+
+/// The kinds of events of which there is one a frame or more: what nobody listens to need not be
+/// made. What they lead to (violations, round trips, sums) is found all the same, and all other kinds
+/// are always reported.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Interest {
+    /// [`crate::proto::event::EventKind::Frame`].
+    pub frames: bool,
+    /// [`crate::proto::event::EventKind::Progress`].
+    pub progress: bool,
+    /// [`crate::proto::event::EventKind::Message`].
+    pub messages: bool,
+}
+
+impl Default for Interest {
+    fn default() -> Self {
+        Self {
+            frames: true,
+            progress: true,
+            messages: true,
+        }
+    }
 }
 
 impl Default for Config {
@@ -54,6 +79,7 @@ impl Default for Config {
             max_inflated: 16 << 20,
             max_inflate_ratio: 100,
             max_inflaters: 4096,
+            interest: Interest::default(),
             causal_order: false,
         }
     }

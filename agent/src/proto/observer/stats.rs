@@ -47,4 +47,7 @@ pub struct Exceeded {
     /// [`super::Config::max_inflaters`]: messages that found none, and with context takeover none after
     /// them in their direction.
     pub inflaters: u64,
+    /// Places at which frames were sought, given up because too many others of the direction looked
+    /// better.
+    pub search: u64,
 }

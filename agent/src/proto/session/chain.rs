@@ -9,8 +9,11 @@
 use std::time::Duration;
 
 use super::{
+    census::Census,
     evidence::{self, BIT, Expected, TEXT_SAMPLE},
+    paths::Paths,
     ping::Pings,
+    plausible::{CAN_BEGIN, are_alike, first_byte, is_hollow, is_plausible, second_byte},
 };
 use crate::proto::{
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
@@ -21,18 +24,26 @@ use crate::proto::{
 /// Text that is not masked proves at most so much in a chain: what is around may be all text.
 const PLAIN_TEXT: i32 = 8 * BIT;
 
-/// Content that proves as much makes up for the chance that a false header led to a true one.
-const CREDIBLE_CONTENT: i32 = 5 * BIT;
+/// What the first frames of a chain have to prove by themselves: what looks like a header may lead to
+/// one that is, and a chain that is true otherwise begins with it. Once in 5 x 10^5.
+const CREDIBLE: i32 = 19 * BIT;
+
+/// A first byte that is found again later: one of thirteen that are plausible.
+const ALIKE: i32 = 4 * BIT;
+
+/// That a frame is all there is of a segment: of large frames few end in a segment as short.
+const FITS: i32 = 4 * BIT;
 
 /// Payload bytes of a full segment on most links.
 const USUAL_SEGMENT: u64 = 1448;
 
-/// Frames that a chain may have without proving enough.
+/// Frames that a chain may have without proving enough. Headers that differ prove enough in a tenth of
+/// these, so it consists of repetitions: one that begins behind it may do better. It bounds what a chain
+/// holds and what one more header costs, which is compared with all before.
 const MAX_FRAMES: usize = 128;
-/// Headers in a row that may prove nothing.
+/// Headers in a row that may prove nothing: peers do not send as many empty or odd frames, padding has
+/// nothing else.
 const MAX_HOLLOW: usize = 4;
-/// A longer payload than this is not believed of a frame that is only guessed.
-const MAX_GUESSED_PAYLOAD: u64 = 1 << 30;
 
 /// Bytes in order, and what else a chain needs to know of them.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +60,8 @@ pub(super) struct Piece<'a> {
     pub quiet: Duration,
     /// Number of the piece, over both directions.
     pub order: u64,
+    /// Bytes before it that were searched.
+    pub position: u64,
 }
 
 /// A frame of a chain, with what is needed to report it later.
@@ -73,8 +86,14 @@ pub(super) struct ChainFrame {
     /// The same header, masking key and all, came before in the chain, and is short. Periodic bytes
     /// do that, so it proves nothing but by where it ends.
     repeated: bool,
+    /// What its header proves.
+    proof: i32,
+    /// Where it begins, as [`Chain::phase`].
+    phase: u64,
     /// What its content proves.
     content: i32,
+    /// It ended with a segment, the first that did since its header.
+    fits: bool,
     intact: bool,
 }
 
@@ -108,6 +127,8 @@ pub(super) struct Demand<'a> {
     pub expects_close: bool,
     /// The other side's pings.
     pub pings: &'a Pings,
+    /// How often first bytes of headers occur wherever it may be.
+    pub census: Option<&'a Census>,
 }
 
 /// What became of a chain.
@@ -115,7 +136,7 @@ pub(super) struct Demand<'a> {
 pub(super) enum Fed {
     /// It needs more bytes.
     Alive,
-    /// It contradicts itself.
+    /// It contradicts itself, or enough others go the same way.
     Dead,
     /// It proves enough. It was read up to this position in the piece.
     Proven(usize),
@@ -136,12 +157,20 @@ pub(super) struct Chain {
     hollow: usize,
     /// What it has to prove at least.
     pub needed: i32,
+    /// The binary logarithm of the number of places at which it might have begun, as evidence.
+    pub places: i32,
     /// It begins with a segment.
     pub starts_segment: bool,
     /// Bytes that were missing from where the search for it began to where it begins.
     pub missing_before: u64,
     /// Bytes and segments' ends from where it begins.
     span: (u64, u32),
+    /// Memory that payload takes.
+    payloads: usize,
+    /// The header that is being read would be part of a text without it.
+    in_text: bool,
+    /// Where it begins, of which only the place in four bytes is needed.
+    phase: u64,
 }
 
 impl Chain {
@@ -157,17 +186,20 @@ impl Chain {
             plain_text: PLAIN_TEXT,
             hollow: 0,
             needed: 0,
+            places: 0,
             starts_segment,
             missing_before: 0,
             span: (0, 0),
+            payloads: 0,
+            in_text: false,
+            phase: 0,
         }
     }
 
     /// Whether a header can begin with these two bytes, and would prove something.
     pub fn can_begin(first: u8, second: Option<u8>, masked: Option<bool>) -> bool {
         let is_masked = |second: u8| second & 0x80 != 0;
-        first != 0
-            && is_plausible_start(first)
+        CAN_BEGIN[usize::from(first)]
             && second.is_none_or(|second| {
                 second != first && masked.is_none_or(|masked| masked == is_masked(second))
             })
@@ -208,6 +240,40 @@ impl Chain {
         (self.frames, decoder)
     }
 
+    /// Leaves out the first frames as long as random bytes may have led to the next one: of all the
+    /// places at which a chain might have begun, some are as far before a true header as the length
+    /// says that is there by chance.
+    pub fn leave_out_doubtful(&mut self) {
+        let (mut sum, mut doubtful) = (0, 0);
+        let mut alone = self.starts_segment;
+        for (n, frame) in self.frames.iter().enumerate() {
+            let later = self.frames.get(n + 1..).unwrap_or_default();
+            // One that comes again is right if the later ones are.
+            if later.is_empty() || n > 0 && frame.repeated {
+                break;
+            }
+            sum += frame.proof + frame.content.max(0);
+            let landing = match frame.header.len {
+                0..=125 => 7 * BIT,
+                _ => 16 * BIT,
+            };
+            alone &= frame.fits;
+            let fits = if alone { FITS } else { 0 };
+            let landing = (landing - self.places).max(0);
+            if sum + landing + fits + frame.kinship(later) < CREDIBLE {
+                doubtful = n + 1;
+            }
+            if alone {
+                // One that leads to another by chance does not end with a segment, too.
+                sum += evidence::of_end(&frame.header, Some(1));
+            }
+            if sum >= CREDIBLE {
+                break;
+            }
+        }
+        self.frames.drain(..doubtful);
+    }
+
     /// From now on the mask bit counts as known beforehand.
     pub fn trust_mask(&mut self) {
         if !self.mask_known && self.bits > 0 {
@@ -218,13 +284,22 @@ impl Chain {
 
     /// Memory held.
     pub fn held(&self) -> usize {
-        let frames = self.frames.capacity() * size_of::<ChainFrame>();
-        let payloads: usize = self.frames.iter().map(|f| f.payload.capacity()).sum();
-        size_of::<Self>() + frames + payloads
+        size_of::<Self>() + self.frames.capacity() * size_of::<ChainFrame>() + self.payloads
     }
 
     /// Takes in the bytes of `piece` from position `from` on.
     pub fn feed(&mut self, piece: &Piece<'_>, from: usize, demand: &Demand<'_>) -> Fed {
+        self.feed_among(piece, from, demand, &mut Paths::default())
+    }
+
+    /// The same, beside others in whose `paths` it may end.
+    pub fn feed_among(
+        &mut self,
+        piece: &Piece<'_>,
+        from: usize,
+        demand: &Demand<'_>,
+        paths: &mut Paths,
+    ) -> Fed {
         let len = piece.bytes.len();
         self.span.0 += len.saturating_sub(from) as u64;
         self.span.1 += u32::from(piece.ends_segment);
@@ -236,12 +311,24 @@ impl Chain {
             }
             match &mut self.place {
                 Place::Payload { left, .. } => {
-                    let n = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let mut n = rest.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    // No further than to where it can be judged: of several chains the one that
+                    // proves enough first is taken.
+                    if let Some(frame) = self.frames.last()
+                        && let Some(judged_at) = frame.judged_at
+                        && let Some(missing) = judged_at.checked_sub(frame.payload.len())
+                        && frame.intact
+                        && missing > 0
+                    {
+                        n = n.min(missing);
+                    }
                     *left -= n as u64;
                     let over = *left == 0;
                     at += n;
                     if let Some(frame) = self.frames.last_mut() {
+                        let before = frame.payload.capacity();
                         frame.take(&rest[..n], piece.ts);
+                        self.payloads += frame.payload.capacity() - before;
                     }
                     self.judge(demand);
                     let at_end = at == len && piece.ends_segment;
@@ -264,14 +351,27 @@ impl Chain {
                         let nth = aligned.then_some(nth);
                         self.bits += evidence_of_end(&self.frames, nth);
                     }
+                    let start = decoder.is_empty().then_some(at);
+                    if start.is_some() {
+                        self.in_text = evidence::is_within_text(piece.bytes, at);
+                        self.phase = piece.position.wrapping_add(at as u64);
+                    }
                     let (taken, header) = decoder.decode(rest);
                     at += taken;
                     let Some(header) = header else {
                         return Fed::Alive;
                     };
                     let quiet = *quiet;
-                    if !self.admit(header, quiet, piece, demand) {
+                    if !self.admit(header, quiet, piece, demand)
+                        || start.is_some_and(|start| !paths.take(start))
+                    {
                         return Fed::Dead;
+                    }
+                    if header.len > MAX_CONTROL_PAYLOAD {
+                        // The last two bytes of the length, with the same key and the same content
+                        // behind them, look like a header of their own: `81 fe 01 f0` has `01 f0`.
+                        let behind = 2 + if header.mask.is_some() { 4 } else { 0 };
+                        paths.close(at.wrapping_sub(behind));
                     }
                     if header.payload_len() == 0 {
                         self.judge(demand);
@@ -312,11 +412,35 @@ impl Chain {
     }
 
     fn satisfies(&self, demand: &Demand<'_>) -> bool {
-        let enough = |bits: i32| self.bits >= bits.max(self.needed);
+        if self.bits
+            < demand
+                .bits
+                .min(demand.paired.map_or(i32::MAX, |(_, bits)| bits))
+        {
+            return false;
+        }
+        if self.bits < self.needed {
+            return false;
+        }
+        let common = demand.census.map_or(0, |census| self.is_common(census));
+        let enough = |bits: i32| self.bits - common >= bits.max(self.needed);
         enough(demand.bits)
             || demand
                 .paired
                 .is_some_and(|(masked, bits)| self.masked == Some(masked) && enough(bits))
+    }
+
+    /// How much less its headers prove because their first bytes are more common than in random
+    /// bytes, those of its own headers left out.
+    fn is_common(&self, census: &Census) -> i32 {
+        let key = |frame: &ChainFrame| (first_byte(&frame.header), frame.phase & 3);
+        let mut sum = 0;
+        for frame in self.frames.iter().filter(|frame| frame.proof > 0) {
+            let own = self.frames.iter().filter(|other| key(other) == key(frame));
+            let excess = census.excess(first_byte(&frame.header), frame.phase, own.count());
+            sum += excess.min(frame.proof);
+        }
+        sum
     }
 
     fn admit(
@@ -348,8 +472,21 @@ impl Chain {
         // Payload of one byte throughout repeats every four bytes under its key: one header that is
         // found in it is found again and again. A client that keeps to the RFC chooses a new key for
         // each frame (section 5.3); others are told by where their segments end.
-        let repeated = (masked || header.len <= MAX_CONTROL_PAYLOAD)
-            && self.frames.iter().any(|frame| frame.header == header);
+        // Counters and the like under a key make keys that have bytes in common, with each other or with
+        // the header before them.
+        let repeated = match header.mask {
+            Some(mask) => {
+                mask[2] == first_byte(&header)
+                    || mask[3] == second_byte(&header)
+                    || (self.frames.iter()).any(|frame| are_alike(frame.header.mask, mask))
+            }
+            None => {
+                self.in_text
+                    || header.len <= MAX_CONTROL_PAYLOAD
+                        && self.frames.iter().any(|frame| frame.header == header)
+            }
+        };
+        let mut proof = 0;
         if is_hollow(&header) {
             self.hollow += 1;
             if self.hollow > MAX_HOLLOW {
@@ -358,12 +495,13 @@ impl Chain {
         } else {
             self.hollow = 0;
             if !repeated {
-                self.bits += evidence::of_header(&header, expected);
+                proof = evidence::of_header(&header, expected);
                 if self.mask_known || !self.frames.is_empty() {
-                    self.bits += evidence::MASK_BIT;
+                    proof += evidence::MASK_BIT;
                 }
             }
         }
+        self.bits += proof;
         let is_text = header.opcode == Opcode::Text && header.rsv == 0;
         let left = header.payload_len();
         let len = usize::try_from(left).unwrap_or(usize::MAX);
@@ -383,7 +521,10 @@ impl Chain {
             wanted: kept.min(len),
             judged_at,
             repeated,
+            proof,
+            phase: self.phase,
             content: 0,
+            fits: false,
             intact: true,
         });
         self.place = Place::Payload { left, ends: 0 };
@@ -399,6 +540,9 @@ impl Chain {
             return;
         };
         frame.judged_at = None;
+        if frame.repeated && !frame.header.opcode.is_control() {
+            return;
+        }
         if frame.header.opcode.is_control() {
             frame.content = evidence::of_control(&frame.header, sample, demand.pings);
             self.bits += frame.content;
@@ -425,6 +569,9 @@ impl Chain {
         };
         let nth = at_end.then(|| ends.saturating_add(1));
         self.bits += evidence_of_end(&self.frames, nth);
+        if let Some(frame) = self.frames.last_mut() {
+            frame.fits = nth == Some(1);
+        }
         self.place = Place::header();
     }
 }
@@ -440,10 +587,28 @@ impl Place {
 }
 
 impl ChainFrame {
-    /// Whether it is believed though it may by chance have led to the first that is one: something
-    /// but its place speaks for it.
-    pub fn is_credible(&self) -> bool {
-        self.content >= CREDIBLE_CONTENT || self.header.len > MAX_CONTROL_PAYLOAD
+    /// What it proves that a frame like this one comes again later in the chain.
+    fn kinship(&self, later: &[Self]) -> i32 {
+        let of = |header: &Header| {
+            let length = match header.len {
+                0..=125 => 0,
+                126..=0xffff => 1,
+                _ => 2,
+            };
+            (header.fin, header.rsv, header.opcode, length)
+        };
+        let (mut alike, mut same) = (false, false);
+        for frame in later {
+            let kin = of(&frame.header) == of(&self.header);
+            alike |= kin;
+            same |= kin && frame.header.len == self.header.len;
+        }
+        match (alike, same, self.header.len) {
+            (true, true, 0..=125) => ALIKE + 5 * BIT,
+            (true, true, _) => ALIKE + 8 * BIT,
+            (true, false, _) => ALIKE,
+            (false, ..) => 0,
+        }
     }
 
     /// Takes in payload.
@@ -474,31 +639,4 @@ fn evidence_of_end(frames: &[ChainFrame], nth: Option<u32>) -> i32 {
         let bits = evidence::of_end(&frame.header, nth);
         if frame.repeated { bits.max(0) } else { bits }
     })
-}
-
-fn is_plausible_start(first: u8) -> bool {
-    let (fin, rsv) = (first & 0x80 != 0, (first >> 4) & 7);
-    match Opcode::from_bits(first) {
-        Opcode::Text | Opcode::Binary => rsv & !Header::RSV1 == 0,
-        Opcode::Continuation => rsv == 0,
-        Opcode::Close | Opcode::Ping | Opcode::Pong => fin && rsv == 0,
-        Opcode::Reserved(_) => false,
-    }
-}
-
-/// Whether a peer that keeps to the RFC could have sent it.
-fn is_plausible(header: &Header) -> bool {
-    let first = (u8::from(header.fin) << 7) | (header.rsv << 4) | header.opcode.bits();
-    is_plausible_start(first)
-        && header.minimal
-        && header.len <= MAX_GUESSED_PAYLOAD
-        && (!header.opcode.is_control() || header.len <= MAX_CONTROL_PAYLOAD)
-}
-
-/// Whether padding and length-prefixed protocols look like it, too: a first byte of zero, or the
-/// same byte twice.
-fn is_hollow(header: &Header) -> bool {
-    let first = (u8::from(header.fin) << 7) | (header.rsv << 4) | header.opcode.bits();
-    let second = (u8::from(header.mask.is_some()) << 7) | u8::try_from(header.len).unwrap_or(0);
-    first == 0 || first == second
 }

@@ -19,8 +19,8 @@ use crate::proto::{
 /// is no attack, however small it is on the wire.
 const RATIO_COUNTS_FROM: u64 = 64 << 10;
 
-/// Bytes that are unmasked at a time.
-const CHUNK: usize = 1024;
+/// Bytes that are unmasked at a time: as many as stay in the first cache.
+const CHUNK: usize = 8 << 10;
 
 /// The content of one direction.
 #[derive(Debug)]
@@ -63,8 +63,9 @@ enum Window {
 struct Message {
     /// RSV1 of its first frame said so.
     compressed: bool,
-    /// Where it is text of which every byte so far was seen.
-    text: Option<Validator>,
+    /// It is text of which every byte so far was seen, and valid.
+    text: bool,
+    validator: Validator,
     /// Every byte that had to be inflated was.
     whole: bool,
     /// Something of it was inflated.
@@ -162,7 +163,8 @@ impl Content {
             }
             self.message = Some(Message {
                 compressed: rsv1,
-                text: (header.opcode == Opcode::Text).then(Validator::new),
+                text: header.opcode == Opcode::Text,
+                validator: Validator::new(),
                 whole: true,
                 any: false,
                 inflated: 0,
@@ -194,7 +196,7 @@ impl Content {
             }
         } else if !self.compressed {
             message.inflated = message.inflated.saturating_add(header.payload_len());
-            if message.text.is_some() {
+            if message.text {
                 self.reading = Reading::Text;
             }
         } else if message.whole && self.can_inflate(cx) {
@@ -241,20 +243,19 @@ impl Content {
         let Some(mask) = header.mask else {
             return self.take(bytes, cx);
         };
-        let mut plain = [0; CHUNK];
+        let mut plain = std::mem::take(cx.plain);
         let mut at = offset;
         for piece in bytes.chunks(CHUNK) {
             if !self.is_reading() {
-                return;
+                break;
             }
-            let Some(plain) = plain.get_mut(..piece.len()) else {
-                return;
-            };
-            plain.copy_from_slice(piece);
-            unmask(plain, mask, at);
-            self.take(plain, cx);
+            plain.clear();
+            plain.extend_from_slice(piece);
+            unmask(&mut plain, mask, at);
+            self.take(&plain, cx);
             at += piece.len() as u64;
         }
+        *cx.plain = plain;
     }
 
     fn take(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
@@ -276,7 +277,7 @@ impl Content {
             Reading::Text => {
                 self.reading = Reading::Nothing;
                 if let Some(message) = &mut self.message {
-                    message.text = None;
+                    message.text = false;
                 }
             }
             Reading::Deflate => {
@@ -309,7 +310,8 @@ impl Content {
             }
         }
         if let (true, Some(message)) = (header.fin, &mut self.message)
-            && let Some(Err(Invalid(at))) = message.text.take().map(Validator::finish)
+            && std::mem::take(&mut message.text)
+            && let Err(Invalid(at)) = message.validator.finish()
         {
             self.faults.utf8 = Some(at);
         }
@@ -322,8 +324,9 @@ impl Content {
     }
 
     /// What is wrong with the payload so far, once.
-    pub fn take_faults(&mut self) -> Faults {
-        std::mem::take(&mut self.faults)
+    pub fn take_faults(&mut self) -> Option<Faults> {
+        let found = self.faults.deflate || self.faults.utf8.is_some();
+        found.then(|| std::mem::take(&mut self.faults))
     }
 
     /// Whether the preview of the open frame is what inflating it yields; if so, whether it is all
@@ -401,7 +404,7 @@ impl Content {
         self.reading = Reading::Nothing;
         if let Some(message) = &mut self.message {
             message.whole = false;
-            message.text = None;
+            message.text = false;
         }
     }
 
@@ -423,13 +426,13 @@ impl Message {
 
     /// Checks text. Yields whether there is more to check.
     fn check(&mut self, bytes: &[u8], faults: &mut Faults) -> bool {
-        let Some(text) = &mut self.text else {
+        if !self.text {
             return false;
-        };
-        if let Err(Invalid(at)) = text.feed(bytes) {
-            faults.utf8 = Some(at);
-            self.text = None;
         }
-        self.text.is_some()
+        if let Err(Invalid(at)) = self.validator.feed(bytes) {
+            faults.utf8 = Some(at);
+            self.text = false;
+        }
+        self.text
     }
 }

@@ -7,7 +7,8 @@
 //! [`super::search`].
 //!
 //! Payload is not always random, so evidence that structured bytes give for nothing is not counted
-//! or only up to a limit: zeros, a header that came before in the same chain, text where all is text.
+//! or only up to a limit: zeros, a header that came before in the same chain, text where all is text,
+//! a header that goes on with the text before it. What is common all around is [`super::census`]'s.
 
 use super::ping::{Payload, Pings};
 use crate::proto::frame::{CloseCode, Header, Opcode, unmask};
@@ -102,6 +103,29 @@ fn is_text(sample: &[u8]) -> bool {
     whole && sample.iter().all(printable)
 }
 
+/// Bytes before a header that are looked at for text.
+const AROUND: usize = 12;
+
+/// Whether the two bytes at `at` go on with the text that is before them. Behind a whole character a
+/// header's first byte is no text, so a header is none behind the text of another frame; but the
+/// second byte of a Cyrillic letter and a space look like one.
+pub(super) fn is_within_text(bytes: &[u8], at: usize) -> bool {
+    let from = at.saturating_sub(AROUND);
+    let Some(around) = bytes.get(from..at.saturating_add(2).min(bytes.len())) else {
+        return false;
+    };
+    if at - from < 4 {
+        return false;
+    }
+    // A character may be cut off at the beginning.
+    let whole = around
+        .iter()
+        .take(3)
+        .take_while(|byte| **byte & 0xc0 == 0x80);
+    let whole = whole.count();
+    around.get(whole..).is_some_and(is_text)
+}
+
 /// Of a control frame's whole payload, still masked. `pings` are those of the other direction.
 pub(super) fn of_control(header: &Header, payload: &[u8], pings: &Pings) -> i32 {
     let mut payload = payload.to_vec();
@@ -185,6 +209,19 @@ mod tests {
             .collect();
         assert!(of_text(&difference) < 0);
         assert!(of_text(&[0xff, 0xfe]) < 0);
+    }
+
+    #[test]
+    fn a_header_behind_a_whole_text_is_not_within_it() {
+        let within = |bytes: &[u8]| {
+            let at = bytes.iter().position(|byte| *byte == 0x81);
+            is_within_text(bytes, at.unwrap_or(0))
+        };
+        assert!(within("что нас ждёт".as_bytes()));
+        assert!(!within(b"{\"a\":12345}\x81\x20{\"b\""));
+        assert!(!within("да, конец\u{0}".as_bytes()));
+        // Too little to tell.
+        assert!(!within(b"\xd1\x81 a"));
     }
 
     #[test]

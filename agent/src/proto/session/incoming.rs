@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{content::Content, ping::Pings, search::Search};
 use crate::proto::{
-    event::OpcodeCounts,
+    event::{MessageCounts, OpcodeCounts},
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
     message::Messages,
     time::Timestamp,
@@ -24,6 +24,7 @@ pub(super) struct Incoming {
     pub pings: Pings,
     pub frames: OpcodeCounts,
     pub bytes: OpcodeCounts,
+    pub completed: MessageCounts,
     /// Frames seen, which is the index of the last one.
     pub index: u64,
 }
@@ -66,6 +67,7 @@ impl Incoming {
             pings: Pings::default(),
             frames: OpcodeCounts::default(),
             bytes: OpcodeCounts::default(),
+            completed: MessageCounts::default(),
             index: 0,
         }
     }

@@ -80,7 +80,10 @@ impl WebSocket {
         let inflated_len = incoming.content.end_message();
         if let Some(mut message) = incoming.messages.end_frame(&header, d) {
             message.inflated_len = inflated_len;
-            cx.emit(ts, &self.connection, EventKind::Message(message));
+            incoming.completed.add(message.len, inflated_len);
+            if cx.config.interest.messages {
+                cx.emit(ts, &self.connection, EventKind::Message(message));
+            }
         }
     }
 
@@ -90,7 +93,9 @@ impl WebSocket {
         if !matches!(&incoming.reading, Reading::Payload(open) if open.reported) {
             return;
         }
-        let faults = incoming.content.take_faults();
+        let Some(faults) = incoming.content.take_faults() else {
+            return;
+        };
         let mut broken = |rule, detail: &dyn Fn() -> String| {
             self.violations
                 .report(&self.connection, d, ts, rule, detail, cx);
@@ -110,6 +115,9 @@ impl WebSocket {
             return;
         };
         open.reported = true;
+        if !cx.config.interest.frames && !open.header.opcode.is_control() {
+            return;
+        }
         let (header, header_ts, index) = (open.header, open.ts, open.index);
         let complete = open.intact && open.collected.len() as u64 == header.payload_len();
         // Nothing captured is not the same as nothing there.
@@ -144,6 +152,9 @@ impl WebSocket {
                 rtt = (self.incoming[d.opposite()].pings).answered(header_ts, pong);
             }
             _ => {}
+        }
+        if !cx.config.interest.frames {
+            return;
         }
         let frame = Frame {
             direction: d,
@@ -229,6 +240,9 @@ impl WebSocket {
         if let Reading::Payload(open) = &mut incoming.reading {
             let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
             incoming.bytes.add(opcode, bytes);
+            if !cx.config.interest.progress {
+                return;
+            }
             let progress = Progress {
                 direction: d,
                 opcode,

@@ -5,7 +5,7 @@ use super::{
     evidence::BIT,
     http::{Bytes, Http, begins_message},
     ping::Pings,
-    search::{Peer, Search},
+    search::{Peer, Search, log2},
 };
 use crate::proto::time::Timestamp;
 
@@ -20,8 +20,9 @@ const CONTRADICTED: i32 = 16 * BIT;
 /// What both directions have to prove together, one of them masked and the other not.
 const BOTH: i32 = 30 * BIT;
 
-/// With so much a direction counts where the other has proven enough.
-const CREDIBLE: i32 = 9 * BIT;
+/// With so much a direction counts where the other has proven enough, beyond what the number of places
+/// costs at which it might begin. With less it is searched on.
+const CREDIBLE: i32 = 13 * BIT;
 
 /// Segments, of both directions, at whose start frames may begin before it is given up.
 const STARTS: u32 = 64;
@@ -29,8 +30,18 @@ const STARTS: u32 = 64;
 /// A chain within segments that proves as much is waited for, when there are no more [`STARTS`].
 const PROMISING: i32 = 20 * BIT;
 
-/// For so many more segments.
+/// For so many more segments: a large frame's header is followed by hundreds of segments before the
+/// next, and of random bytes no chain is as promising. It bounds how long what is none is copied.
 const PATIENCE: u32 = 4096;
+
+/// Where [`STARTS`] are used up, large frames are looked for until a direction has sent so many bytes:
+/// the header of one of 1 MiB and that of the next. [`STARTS`] segments of 64 KiB, which is how they
+/// come from most network cards, are as much.
+const BULK: u64 = 5 << 19;
+
+/// Only a direction whose segments have so many bytes on average may be in the midst of a large
+/// frame.
+const BULK_SEGMENT: u64 = 1024;
 
 /// What was seen so far.
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(super) struct Probe {
     searches: [Search; 2],
     /// Segments of each side that began with no frame.
     misses: [u32; 2],
+    /// Bytes and segments of each side.
+    sent: [(u64, u64); 2],
     starts: u32,
     patience: u32,
     pieces: u64,
@@ -78,10 +91,16 @@ impl Probe {
             chains: [None, None],
             searches: [Search::for_large_frames(), Search::for_large_frames()],
             misses: [0, 0],
+            sent: [(0, 0); 2],
             starts: STARTS,
             patience: PATIENCE,
             pieces: 0,
         }
+    }
+
+    /// Chains that were given up for others since the last time.
+    pub fn take_given_up(&mut self) -> u64 {
+        self.searches.iter_mut().map(Search::take_given_up).sum()
     }
 
     /// Memory held beyond a fixed size.
@@ -115,6 +134,9 @@ impl Probe {
             ..
         } = *input;
         self.pieces += 1;
+        let (sent, segments) = &mut self.sent[side];
+        *sent = sent.saturating_add(bytes.len() as u64);
+        *segments += u64::from(starts_segment);
         let piece = Piece {
             ts,
             bytes,
@@ -122,6 +144,7 @@ impl Probe {
             ends_segment,
             quiet: Default::default(),
             order: self.pieces,
+            position: 0,
         };
         let other = self.chains[1 - side].as_ref();
         let paired = other.and_then(|other| {
@@ -139,6 +162,7 @@ impl Probe {
             preview,
             expects_close: false,
             pings: &Pings::default(),
+            census: None,
         };
         let fed = match &mut self.chains[side] {
             Some(chain) => chain.feed(&piece, 0, &demand),
@@ -148,6 +172,7 @@ impl Probe {
             Fed::Dead if starts_segment && self.starts > 0 => {
                 self.starts -= 1;
                 let chain = self.chains[side].insert(Chain::new(None, true));
+                chain.places = log2(u64::from(STARTS - self.starts));
                 let fed = chain.feed(&piece, 0, &demand);
                 self.misses[side] += u32::from(fed == Fed::Dead);
                 fed
@@ -177,7 +202,7 @@ impl Probe {
             }
             Fed::Dead => {
                 self.chains[side] = None;
-                if self.starts == 0 && self.chains[1 - side].is_none() && !self.is_promising() {
+                if self.starts == 0 && self.chains[1 - side].is_none() && !self.goes_on() {
                     Found::Neither
                 } else {
                     Found::Nothing
@@ -191,7 +216,7 @@ impl Probe {
     fn search(&mut self, side: usize, piece: &Piece<'_>, preview: usize) -> Option<usize> {
         if self.starts == 0 {
             self.patience = self.patience.saturating_sub(1);
-            if !self.is_promising() {
+            if !self.goes_on() {
                 return None;
             }
         }
@@ -204,13 +229,22 @@ impl Probe {
         Some(at)
     }
 
-    fn is_promising(&self) -> bool {
-        self.patience > 0 && (self.searches.iter()).any(|search| search.best() >= PROMISING)
+    /// Whether it is worth while though there are no more [`STARTS`].
+    fn goes_on(&self) -> bool {
+        let bulk =
+            |&(bytes, segments): &(u64, u64)| bytes < BULK && bytes / BULK_SEGMENT >= segments;
+        self.sent.iter().any(|sent| sent.1 > 0 && bulk(sent))
+            || self.patience > 0
+                && self
+                    .searches
+                    .iter()
+                    .any(|search| search.best() >= PROMISING)
     }
 
     /// Takes in bytes of `side` that are not available.
     pub fn handle_missing(&mut self, side: usize, ts: Timestamp, len: u64) {
         self.searches[side].feed_missing(len, ts);
+        self.sent[side].0 = self.sent[side].0.saturating_add(len);
         let alive = match &mut self.chains[side] {
             Some(chain) => chain.feed_missing(len, ts),
             None => return,
@@ -229,6 +263,9 @@ impl Probe {
         if other.as_ref().is_some_and(|o| o.masked() != Some(!masked)) {
             *other = None;
         }
+        for chain in chains.iter_mut().flatten() {
+            chain.leave_out_doubtful();
+        }
         let opened = (chains.iter().flatten())
             .filter(|chain| is_credible(chain))
             .filter_map(|chain| chain.frames().first())
@@ -244,5 +281,5 @@ impl Probe {
 
 /// Whether the frames of `chain` are believed where the other direction has proven enough.
 pub(super) fn is_credible(chain: &Chain) -> bool {
-    chain.bits() >= CREDIBLE
+    chain.bits() - chain.places >= CREDIBLE
 }

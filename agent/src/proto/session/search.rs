@@ -1,8 +1,10 @@
 //! Getting back in sync: where in the bytes of one direction the next frame begins.
 
 use super::{
+    census::Census,
     chain::{Chain, Demand, Fed, Piece},
     evidence::BIT,
+    paths::Paths,
     ping::Pings,
 };
 use crate::proto::{frame::Opcode, time::Timestamp};
@@ -21,7 +23,8 @@ const ENDS: i32 = 2 * BIT;
 /// What it is worth that the close frame is the last thing sent: it is rare anywhere else.
 const CLOSES: i32 = 4 * BIT;
 
-/// Chains that are followed at the same time. Of random bytes some twenty are.
+/// Chains that are followed at the same time. Of random bytes some twenty are. Beyond, the one that
+/// proves least is given up, and counted.
 const MAX_CHAINS: usize = 48;
 
 /// What the other direction says about this one.
@@ -45,6 +48,9 @@ pub(super) struct Search {
     /// Bytes and segments that were searched.
     searched: (u64, u64),
     held: usize,
+    paths: Paths,
+    census: Census,
+    given_up: u64,
 }
 
 impl Search {
@@ -57,6 +63,9 @@ impl Search {
             missing,
             searched: (0, 0),
             held: 0,
+            paths: Paths::default(),
+            census: Census::default(),
+            given_up: 0,
         }
     }
 
@@ -115,62 +124,106 @@ impl Search {
         room: bool,
         peer: Peer<'_>,
     ) -> Option<(Chain, usize)> {
+        let mut census = std::mem::take(&mut self.census);
+        census.add(piece.bytes);
+        let piece = &Piece {
+            position: self.searched.0,
+            ..*piece
+        };
         let demand = Demand {
             bits: 0,
             paired: None,
             preview,
             expects_close: peer.closed,
             pings: peer.pings,
+            census: Some(&census),
         };
-        let mut best: Option<(Chain, usize)> = None;
+        let mut paths = std::mem::take(&mut self.paths);
+        paths.clear(piece.bytes.len());
+        self.searched.1 += u64::from(piece.starts_segment);
+        let mut best = None;
+        // What begins with the segment goes first: nothing else begins within its header.
+        let mut begun = None;
+        if piece.starts_segment {
+            begun = self.begin(piece, 0, &demand, &mut paths, &mut best);
+        }
         let mut alive = Vec::new();
         for mut chain in std::mem::take(&mut self.chains) {
-            match chain.feed(piece, 0, &demand) {
+            match chain.feed_among(piece, 0, &demand, &mut paths) {
                 Fed::Alive => alive.push(chain),
                 Fed::Dead => {}
-                Fed::Proven(at) => {
-                    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
-                        best = Some((chain, at));
-                    }
-                }
+                Fed::Proven(at) => offer(&mut best, chain, at),
             }
         }
         self.chains = alive;
-        self.searched.1 += u64::from(piece.starts_segment);
-        for (from, first) in piece.bytes.iter().enumerate() {
+        if let Some(chain) = begun
+            && room
+        {
+            self.keep(chain);
+        }
+        let skipped = usize::from(piece.starts_segment);
+        for (from, first) in piece.bytes.iter().enumerate().skip(skipped) {
+            if !self.may_begin(*first, piece.bytes.get(from + 1).copied()) {
+                continue;
+            }
             if best.as_ref().is_some_and(|(_, at)| from >= *at) {
                 break;
             }
-            let second = piece.bytes.get(from + 1).copied();
-            if !self.may_begin(*first, second) {
-                continue;
-            }
-            if self.masked != Some(false) && repeats(piece.bytes, from) {
-                continue;
-            }
-            let aligned = from == 0 && piece.starts_segment;
-            let mut chain = Chain::new(self.masked, aligned);
-            chain.missing_before = self.missing.unwrap_or(0);
-            chain.needed = ENOUGH
-                + log2(if aligned {
-                    self.searched.1
-                } else {
-                    self.searched.0 + from as u64
-                });
-            match chain.feed(piece, from, &demand) {
-                Fed::Alive if room => self.keep(chain),
-                Fed::Alive => {}
-                Fed::Dead => {}
-                Fed::Proven(at) => {
-                    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
-                        best = Some((chain, at));
-                    }
-                }
+            if let Some(chain) = self.begin(piece, from, &demand, &mut paths, &mut best)
+                && room
+            {
+                self.keep(chain);
             }
         }
         self.searched.0 += piece.bytes.len() as u64;
+        self.paths = paths;
+        self.census = census;
         self.weigh();
+        if let Some((chain, _)) = &mut best {
+            chain.leave_out_doubtful();
+        }
         best
+    }
+
+    /// Begins a chain at `from`, where one may begin, and reads what there is. The chain, if it goes on
+    /// behind that.
+    fn begin(
+        &self,
+        piece: &Piece<'_>,
+        from: usize,
+        demand: &Demand<'_>,
+        paths: &mut Paths,
+        best: &mut Option<(Chain, usize)>,
+    ) -> Option<Chain> {
+        let first = *piece.bytes.get(from)?;
+        let second = piece.bytes.get(from + 1).copied();
+        // The one that goes through here proves what one that begins here would.
+        if !self.may_begin(first, second)
+            || paths.is_taken(from)
+            || self.masked != Some(false) && repeats(piece.bytes, from)
+        {
+            return None;
+        }
+        let aligned = from == 0 && piece.starts_segment;
+        let mut chain = Chain::new(self.masked, aligned);
+        chain.missing_before = self.missing.unwrap_or(0);
+        chain.places = log2(if aligned {
+            self.searched.1
+        } else {
+            self.searched.0 + from as u64
+        });
+        chain.needed = ENOUGH + chain.places;
+        match chain.feed_among(piece, from, demand, paths) {
+            Fed::Alive => return Some(chain),
+            Fed::Dead => {}
+            Fed::Proven(at) => offer(best, chain, at),
+        }
+        None
+    }
+
+    /// Chains that were given up for others since the last time.
+    pub fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
     }
 
     /// The sender has finished: the chain that ends there and proves most, if that is enough. Where
@@ -197,8 +250,8 @@ impl Search {
     }
 
     fn may_begin(&self, first: u8, second: Option<u8>) -> bool {
-        let short = second.is_none_or(|second| second & 0x7f < 126);
-        !(self.long_only && short) && Chain::can_begin(first, second, self.masked)
+        Chain::can_begin(first, second, self.masked)
+            && !(self.long_only && second.is_none_or(|second| second & 0x7f < 126))
     }
 
     fn keep(&mut self, chain: Chain) {
@@ -206,6 +259,7 @@ impl Search {
             self.chains.push(chain);
             return;
         }
+        self.given_up += 1;
         // The one that proves least makes room; of equals, the one that has waited longest.
         let weakest = (self.chains.iter().enumerate()).min_by_key(|(_, chain)| chain.bits());
         if let Some((at, weakest)) = weakest
@@ -221,6 +275,13 @@ impl Search {
     }
 }
 
+/// Keeps the chain that proves enough first.
+fn offer(best: &mut Option<(Chain, usize)>, chain: Chain, at: usize) {
+    if best.as_ref().is_none_or(|(_, earlier)| at < *earlier) {
+        *best = Some((chain, at));
+    }
+}
+
 /// Whether the bytes around `at` repeat after four: payload of one byte throughout (zeros, most
 /// often) under a masking key. Wherever that looks like a header it does so every four bytes, each
 /// as credible as the one before. A header of its own looks so once in 2^31.
@@ -231,6 +292,6 @@ fn repeats(bytes: &[u8], at: usize) -> bool {
 }
 
 /// The binary logarithm, rounded up, as evidence.
-fn log2(n: u64) -> i32 {
+pub(super) fn log2(n: u64) -> i32 {
     (u64::BITS - n.max(1).saturating_sub(1).leading_zeros()).cast_signed() * BIT
 }

@@ -173,6 +173,13 @@ impl WebSocket {
                 Reading::Header(decoder) => {
                     if decoder.is_empty() {
                         incoming.quiet = ts.saturating_since(self.last_activity);
+                        // As nearly all headers come.
+                        if let Some((taken, header)) = Header::whole(rest) {
+                            rest = rest.get(taken..).unwrap_or_default();
+                            self.last_activity = self.last_activity.max(ts);
+                            self.begin_frame(d, header, ts, cx);
+                            continue;
+                        }
                     }
                     let (taken, header) = decoder.decode(rest);
                     rest = &rest[taken..];
@@ -206,6 +213,7 @@ impl WebSocket {
                         ends_segment,
                         quiet: ts.saturating_since(self.last_activity),
                         order: 0,
+                        position: 0,
                     };
                     self.last_activity = self.last_activity.max(ts);
                     let gap = search.missing().is_some();
@@ -216,6 +224,7 @@ impl WebSocket {
                         pings: &opposite.pings,
                     };
                     let found = search.feed(&piece, cx.config.preview, room, peer);
+                    cx.stats.exceeded.search += search.take_given_up();
                     let Some((chain, at)) = found else {
                         return;
                     };
@@ -340,6 +349,10 @@ impl WebSocket {
             bytes: PerDirection {
                 client_to_server: c2s.bytes,
                 server_to_client: s2c.bytes,
+            },
+            messages: PerDirection {
+                client_to_server: c2s.completed,
+                server_to_client: s2c.completed,
             },
             tcp,
             unanswered_pings: PerDirection {
@@ -482,22 +495,12 @@ impl WebSocket {
 
     /// The search, behind a gap or not, found `chain`, which is what was read since.
     fn resume(&mut self, d: Direction, chain: Chain, gap: bool, cx: &mut Context<'_>) {
-        let (aligned, missing) = (chain.starts_segment, chain.missing_before);
+        let missing = chain.missing_before;
         let (frames, _) = chain.into_frames();
-        let mut frames = frames.as_slice();
-        // What looks like a header may by chance lead to the first that is one, once in some forty
-        // times where payload is random. It is believed if something else speaks for it.
-        if let [first, rest @ ..] = frames
-            && !aligned
-            && !first.is_credible()
-            && !rest.is_empty()
-        {
-            frames = rest;
-        }
         if let (true, Some(first)) = (gap, frames.first()) {
             self.report_gap(d, first.ts, missing, true, cx);
         }
-        for frame in frames {
+        for frame in &frames {
             self.replay(d, frame, cx);
         }
     }

@@ -122,7 +122,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 15] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 16] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -139,6 +139,7 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
         ("pings", observer.pings),
+        ("search", observer.search),
         ("snap_length", status.reader.cut),
         ("subprotocols", metrics.subprotocols),
     ]

@@ -285,6 +285,16 @@ impl CaptureFile {
     ///
     /// Where it cannot be opened or is no capture that could be read.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        Self::from_reader(Box::new(Self::open_file(path)?))
+    }
+
+    /// Opens a file without reading from it: what [`Self::from_reader`] takes, for those who have
+    /// something to put in between.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be opened, or is a directory.
+    pub fn open_file(path: &Path) -> Result<File, CaptureError> {
         let file = File::open(path).map_err(|error| CaptureError::Open {
             path: path.to_owned(),
             error,
@@ -294,7 +304,7 @@ impl CaptureFile {
                 path: path.to_owned(),
             });
         }
-        Self::from_reader(Box::new(file))
+        Ok(file)
     }
 
     /// Reads from anything. It need be neither buffered nor able to seek; a packet that has come

@@ -90,10 +90,10 @@ fn back_in_sync_within_a_segment() {
     s.give_up();
     let lines = s.lines();
     assert_eq!(lines[0], "gap s2c 1000 resynced", "{lines:?}");
-    // The first header is not believed, as nothing else speaks for it.
-    assert_eq!(lines[1], "s2c 1 binary 21");
+    // The first headers are not believed: random bytes may have led to the next.
+    assert_eq!(lines[1], "s2c 1 binary 22");
     assert_eq!(lines.last().unwrap(), "message s2c binary 31 in 1");
-    assert_eq!(lines.len(), 23);
+    assert_eq!(lines.len(), 21);
 }
 
 #[test]
@@ -206,9 +206,9 @@ fn what_ends_a_conversation_is_enough_to_be_back_in_sync() {
         s.lines(),
         [
             "gap c2s 1200 resynced",
-            "c2s 2 ping 0",
-            "c2s 3 continuation 12",
-            "c2s 4 close 2 1000 \"\"",
+            // The ping could have led there by chance.
+            "c2s 2 continuation 12",
+            "c2s 3 close 2 1000 \"\"",
             "s2c 1 close 2 1000 \"\"",
             "close clean by client 1000 \"\" after 1ms",
         ]
@@ -285,5 +285,127 @@ fn random_payload_does_not_pass_for_frames() {
         s.fin(role);
         s.give_up();
         assert_eq!(s.observer.stats().resyncs, 0, "trial {trial}");
+    }
+}
+
+/// Shows `bytes` behind a gap in `role`'s direction, in full segments. How often it got back in sync.
+fn resyncs_in(role: Role, bytes: &[u8]) -> u64 {
+    let mut s = Script::accepted(config());
+    s.lose(role, 500);
+    for piece in bytes.chunks(1448) {
+        s.segment(role, 0x10, piece);
+        s.give_up();
+    }
+    s.observer.stats().resyncs
+}
+
+#[test]
+fn counters_under_a_mask_are_no_frames() {
+    // Numbers whose upper bytes stay the same, so that two bytes of the key look like a header, and
+    // those that count are a key that is new each time.
+    for (size, little) in [(4, true), (4, false), (8, true)] {
+        for key in [0xc2f2, 0x82c6, 0x81a2, 0x8292, 0x82fe_u32] {
+            for turn in 0..4 {
+                let mut mask = (key << 16 | 0x1137).to_be_bytes();
+                mask.rotate_left(turn);
+                let numbers = (123_456..130_000_u64).flat_map(|n| {
+                    let bytes = if little {
+                        n.to_le_bytes()
+                    } else {
+                        n.to_be_bytes()
+                    };
+                    if little {
+                        bytes[..size].to_vec()
+                    } else {
+                        bytes[8 - size..].to_vec()
+                    }
+                });
+                let bytes = frame(0x82, Some(mask), &numbers.collect::<Vec<_>>());
+                let resyncs = resyncs_in(Role::Client, &bytes[20..]);
+                assert_eq!(resyncs, 0, "{size} {little} {mask:02x?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn words_that_end_like_a_header_are_no_frames() {
+    // The last byte of these letters is 0x80, 0x81, 0x82 or 0x89, and a space is a length of 32.
+    let mut random = Random(0xc0de_0f2a);
+    let words = [
+        "нас",
+        "вот",
+        "мир",
+        "борщ",
+        "совет",
+        "час",
+        "вечер",
+        "и",
+        "там",
+        "день",
+    ];
+    for _ in 0..30 {
+        let mut text = String::new();
+        while text.len() < 40_000 {
+            text += words[random.below(words.len() as u64) as usize];
+            text += [" ", " ", ", "][random.below(3) as usize];
+        }
+        assert_eq!(resyncs_in(Role::Server, text.as_bytes()), 0);
+    }
+}
+
+#[test]
+fn a_length_is_no_header_of_its_own() {
+    // `01 f0` is a part of the length, with the same key and text behind it.
+    for len in [0x1f0, 0x181, 0x281] {
+        let mut s = lossy();
+        let text = "{\"type\":\"tick\",\"symbol\":\"EURUSD\"}".repeat(20);
+        for n in 0..4u8 {
+            let key = [0x7e, 0x6e ^ n, 0x3a, 0xc9 ^ n.wrapping_mul(77)];
+            s.client(&frame(0x81, Some(key), &text.as_bytes()[..len]));
+        }
+        s.give_up();
+        let lines = s.lines();
+        assert_eq!(lines.len(), 9, "{lines:?}");
+        assert_eq!(lines[1], format!("c2s 2 text {len}"));
+    }
+}
+
+#[test]
+fn an_end_of_a_payload_that_leads_to_a_frame_is_none() {
+    // The rest of a large frame, all of a segment, that looks like a short one.
+    let mut random = Random(0x7a11_0f1a);
+    let mut s = Script::accepted(config());
+    s.lose(Role::Server, 1448);
+    s.server(&[&[0x81, 68][..], &random.bytes(68)].concat());
+    for n in 0..4 {
+        for piece in plain(0x82, &random.bytes(5000 + 100 * n)).chunks(1448) {
+            s.server(piece);
+        }
+    }
+    s.give_up();
+    let lines = s.lines();
+    assert_eq!(lines[1], "s2c 1 binary 5000", "{lines:?}");
+}
+
+#[test]
+fn headers_upon_headers_are_read_a_few_times_each() {
+    // A place that leads to the next, and so on: without a bound each byte would be read by as many
+    // chains as headers fit before it.
+    for pattern in [
+        &[0x82, 0][..],
+        &[0x82, 1, 0],
+        &[0x81, 3],
+        &[0x8a, 2, 0x89, 2],
+    ] {
+        let mut s = Script::accepted(config());
+        s.lose(Role::Server, 500);
+        s.server(&[0xff; 20]);
+        s.give_up();
+        for piece in pattern.repeat(200_000 / pattern.len()).chunks(1448) {
+            s.server(piece);
+        }
+        assert_eq!(s.observer.stats().resyncs, 0, "{pattern:02x?}");
+        assert!(s.observer.stats().held < 64 << 10, "{pattern:02x?}");
     }
 }

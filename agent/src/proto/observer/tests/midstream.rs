@@ -90,7 +90,8 @@ fn many_frames_in_one_segment() {
         .flat_map(|n| plain(0x82, &vec![0xee; 3 + n]))
         .collect();
     s.server(&bytes);
-    assert_eq!(s.lines().len(), 81);
+    // The first could be the end of something that leads to the second by chance.
+    assert_eq!(s.lines().len(), 79);
 }
 
 #[test]
@@ -244,6 +245,7 @@ fn large_frames_that_no_segment_begins_with() {
     let mut random = Random(0x0dd_ba11);
     for (size, frames, segment) in [
         (1 << 20, 4, 65_160),
+        (1 << 20, 4, 1448),
         (100_000, 8, 1448),
         (16_384, 12, 65_160),
     ] {
