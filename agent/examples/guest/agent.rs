@@ -20,8 +20,8 @@ use serde_json::Value;
 
 use crate::{peers, tally::Tally};
 
-/// Emulated machines are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Emulated machines are slow, the more so where others work beside them.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// How long the agent may take to have told of a connection that has ended.
 const SETTLING: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(50);

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, ffi::OsString, fs::File, os::fd::AsRawFd as _};
 use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, VerifierLogLevel,
-    programs::{ProgramError, SchedClassifier},
+    programs::{ProgramError, SchedClassifier, loaded_programs},
     util::KernelVersion,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,40 +22,32 @@ use wstap_common::globals;
 
 /// The first kernel that keeps the number.
 const COUNTED: KernelVersion = KernelVersion::new(5, 16, 0);
-/// Lines of the verifier's log that a failure shows.
-const SHOWN: usize = 40;
-
-/// Loads every program of the object, as `wstap run` with these flags would: the number of each.
+/// The number of each program of the object, while it is loaded by an agent with these flags.
 pub fn count(method: Method, flags: &[&str]) -> Result<BTreeMap<&'static str, u32>> {
-    let config = config(flags)?;
-    let prepare = |detail| program::prepare(&config, Wake::Batch, method, detail);
-    let mut ebpf = prepare(VerifierLogLevel::STATS)?;
-    let mut counts = BTreeMap::new();
-    for name in globals::PROGRAMS.into_iter().flatten() {
-        let program = find(&mut ebpf, name)?;
-        let count = if requirements::kernel_version() < COUNTED {
-            count_in_log(program)
-        } else {
-            program.load().map_err(Into::into).and_then(|()| {
-                let count = program.info()?.verified_instruction_count();
-                count.context("the kernel does not say how much the verifier did")
-            })
-        };
-        let count = match count {
-            Ok(count) => count,
-            Err(error) => {
-                // Once more, and tell everything.
-                let mut ebpf = prepare(VerifierLogLevel::default())?;
-                let log = find(&mut ebpf, name)?.load().map_or_else(log, |()| None);
-                let log = log.unwrap_or_default();
-                let skipped = log.lines().count().saturating_sub(SHOWN);
-                let tail: Vec<_> = log.lines().skip(skipped).collect();
-                return Err(error).with_context(|| format!("{name}\n{}", tail.join("\n")));
-            }
-        };
-        counts.insert(name, count);
+    let names = globals::PROGRAMS.into_iter().flatten();
+    if requirements::kernel_version() < COUNTED {
+        let config = config(flags)?;
+        let mut ebpf = program::prepare(&config, Wake::Batch, method, VerifierLogLevel::STATS)?;
+        let counts = names.map(|name| {
+            let program = find(&mut ebpf, name)?;
+            let count = count_in_log(program).with_context(|| name.to_owned())?;
+            Ok((name, count))
+        });
+        return counts.collect();
     }
-    Ok(counts)
+    let mut loaded = BTreeMap::new();
+    for info in loaded_programs() {
+        let info = info.context("asking for the programs that are loaded")?;
+        if let (Some(name), Some(count)) = (info.name_as_str(), info.verified_instruction_count()) {
+            loaded.insert(name.to_owned(), count);
+        }
+    }
+    let counts = names.map(|name| {
+        let count = loaded.get(name).copied();
+        let count = count.with_context(|| format!("{name} is not loaded"))?;
+        Ok((name, count))
+    });
+    counts.collect()
 }
 
 fn find<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
@@ -83,13 +75,6 @@ fn count_in_log(program: &mut SchedClassifier) -> Result<u32> {
         _ => None,
     };
     count.context(reason)
-}
-
-fn log(error: ProgramError) -> Option<String> {
-    match error {
-        ProgramError::LoadError { verifier_log, .. } => Some(verifier_log.to_string()),
-        _ => None,
-    }
 }
 
 /// `processed 1234 insns (limit 1000000) max_states_per_insn ...`

@@ -104,12 +104,11 @@ fn run() -> Result<()> {
         // A program that copies is one that copies whole segments, unless it is asked not to.
         let copy = copy.unwrap_or("whole");
         for &method in modes {
-            let attach = method.as_str();
-            let flags = [&["--attach", attach], &flags[..]].concat();
-            let counts = instructions::count(method, &flags)
-                .with_context(|| format!("loading the program ({attach}, {copy})"))?;
-            say(&json!({ "instructions": counts }));
-            for row in rows(&agent, attach, copy, &flags) {
+            let flags = [&["--attach", method.as_str()], &flags[..]].concat();
+            let agents = Agents::start(&agent, &flags, &DEVICES)
+                .with_context(|| format!("{} {copy}", method.as_str()))?;
+            say(&json!({ "instructions": instructions::count(method, &flags)? }));
+            for row in rows(agents, method, copy) {
                 say(&json!({ "row": row }));
             }
         }
@@ -176,35 +175,39 @@ fn copy_modes(agent: &Path) -> Result<&'static [Option<&'static str>]> {
     })
 }
 
-/// Watches a conversation on each route: how long it took, and in what the agents differ from it.
-fn rows(program: &Path, attach: &str, copy: &str, flags: &[&str]) -> Vec<Value> {
+/// Has a conversation on each route: how long it took, and in what the agents differ from it.
+fn rows(agents: Agents, method: Method, copy: &str) -> Vec<Value> {
     let (routes, left_out): (Vec<&Route>, Vec<&Route>) =
         ROUTES.iter().partition(|route| route.left_out().is_none());
-    let mut seconds = vec![0.0; routes.len()];
-    let differences = Agents::start(program, flags, &DEVICES).and_then(|agents| {
-        let conversations = routes.iter().zip(&mut seconds).map(|(route, seconds)| {
-            let begun = Instant::now();
-            let conversation = converse(route);
-            *seconds = begun.elapsed().as_secs_f64();
-            conversation
+    let mut seconds = Vec::new();
+    let mut conversations = Vec::new();
+    for route in &routes {
+        let begun = Instant::now();
+        conversations.push(converse(route));
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    let differences = agents
+        .judge(&conversations)
+        .unwrap_or_else(|error| vec![Some(format!("{error:#}")); routes.len()]);
+    let row = |route: &Route, what: Value| {
+        let mut row = json!({
+            "attach": method.as_str(), "copy": copy, "device": route.device, "family": route.family,
         });
-        agents.judge(&conversations.collect())
-    });
-    let differences =
-        differences.unwrap_or_else(|error| vec![Some(format!("{error:#}")); routes.len()]);
+        if let (Some(row), Value::Object(mut what)) = (row.as_object_mut(), what) {
+            row.append(&mut what);
+        }
+        row
+    };
     let told = routes.iter().zip(seconds).zip(differences);
     let told = told.map(|((route, seconds), difference)| {
-        json!({
-            "attach": attach, "copy": copy, "device": route.device, "family": route.family,
-            "seconds": seconds, "difference": difference,
-        })
+        row(
+            route,
+            json!({ "seconds": seconds, "difference": difference }),
+        )
     });
-    let untold = left_out.iter().map(|route| {
-        json!({
-            "attach": attach, "copy": copy, "device": route.device, "family": route.family,
-            "left_out": route.left_out(),
-        })
-    });
+    let untold = left_out
+        .iter()
+        .map(|route| row(route, json!({ "left_out": route.left_out() })));
     told.chain(untold).collect()
 }
 
