@@ -15,6 +15,9 @@ use super::say;
 
 const QEMU: &str = "qemu-system-x86_64";
 
+/// An emulated timer is not in time where the machine is busy: a kernel that checks gives up.
+const PARAMETERS: &str = "console=ttyS0 quiet panic=-1 no_timer_check";
+
 /// How long a kernel may take to come up and to say so. Emulated, it is some five seconds.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// How long one boot may take with all that is done in it.
@@ -93,7 +96,7 @@ impl Emulator {
             .arg(kernel)
             .arg("-initrd")
             .arg(initrd)
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-append", PARAMETERS])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(complaints);
