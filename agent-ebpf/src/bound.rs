@@ -16,3 +16,10 @@ pub fn opaque(number: u64) -> u64 {
     #[cfg(not(target_arch = "bpf"))]
     number
 }
+
+/// Whether `number` is at least 1, told to every verifier: before Linux 6.8 it learns nothing of a
+/// range from a test for 0, which the compiler makes of any comparison with a constant 0 or 1.
+#[inline(always)]
+pub fn at_least_one(number: u64) -> bool {
+    number >= opaque(1)
+}

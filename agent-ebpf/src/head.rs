@@ -6,7 +6,11 @@ use aya_ebpf::{
 };
 use wstap_ebpf::recognise::{Beginning, PEEK, TokenSearch, beginning};
 
-use crate::{bound::opaque, headers::Headers, maps::SCRATCH};
+use crate::{
+    bound::{at_least_one, opaque},
+    headers::Headers,
+    maps::SCRATCH,
+};
 
 /// Bytes of a request's segment that are searched. One that is longer is left to the agent.
 const SEARCHED: usize = 4096;
@@ -24,7 +28,7 @@ pub fn peek(ctx: &TcContext, headers: &Headers) -> Beginning {
         return Beginning::Other;
     }
     let len = opaque(len);
-    if len == 0 {
+    if !at_least_one(len) {
         return Beginning::Other;
     }
     // SAFETY: `len` is no more than the room in `bytes`.

@@ -12,7 +12,7 @@ use wstap_common::{
 };
 
 use crate::{
-    bound::opaque,
+    bound::{at_least_one, opaque},
     flow::Passage,
     headers::{FIN, RST, SYN},
     maps::{HEADER, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
@@ -203,7 +203,7 @@ impl Piece<'_> {
         // Two tests that stay two: merged into one of `captured - 1`, as the compiler would have
         // it, they tell the verifier nothing of `captured`.
         let captured = opaque(u64::from(captured));
-        if captured != 0 {
+        if at_least_one(captured) {
             let captured = opaque(captured);
             if captured <= (SIZE - HEADER_LEN) as u64 {
                 // SAFETY: behind the header there is room for `captured` bytes.

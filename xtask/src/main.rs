@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod http;
+mod kernels;
 mod measure;
 mod oracle;
 mod process;
@@ -38,6 +39,9 @@ enum Command {
         /// And what the tests need
         #[arg(long)]
         tests: bool,
+        /// And what `kernels` needs
+        #[arg(long)]
+        kernels: bool,
     },
     /// Set up, then build everything, the kernel program included
     Build {
@@ -82,6 +86,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Boot old and new kernels in a virtual machine, and see that the program loads and counts right
+    Kernels(kernels::Args),
     /// How a direction gets back in sync: frames lost behind a lost header, the rate of false sync, and
     /// what the search costs
     Resync(resync::Args),
@@ -114,7 +120,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup { tests } => setup::command(tests),
+        Command::Setup { tests, kernels } => setup::command(tests, kernels),
         Command::Build { release } => build::command(release),
         Command::Run {
             demo: true,
@@ -130,6 +136,7 @@ fn main() -> ExitCode {
             duration,
             keep,
         } => fuzz::command(&target, duration, keep),
+        Command::Kernels(args) => kernels::command(&args),
         Command::Resync(args) => resync::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
         Command::BenchRead(args) => bench_read::command(&args),

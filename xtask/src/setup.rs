@@ -23,11 +23,14 @@ fn say(what: impl AsRef<str>) {
 }
 
 /// Sets up, and says what came of it.
-pub fn command(tests: bool) -> Result<()> {
+pub fn command(tests: bool, kernels: bool) -> Result<()> {
     let begun = Instant::now();
     ensure()?;
     if tests {
         ensure_tests()?;
+    }
+    if kernels {
+        ensure_kernels()?;
     }
     say(format!("ready ({:.1} s)", begun.elapsed().as_secs_f64()));
     Ok(())
@@ -55,4 +58,20 @@ pub fn ensure_tests() -> Result<()> {
     let modules = node::ensure()?;
     say(format!("peers on Node: {}", modules.display()));
     Ok(())
+}
+
+/// An emulator, what a kernel is booted with, and what its packages are unpacked with.
+const KERNEL_PACKAGES: &[&str] = &[
+    "qemu-system-x86",
+    "busybox-static",
+    "iproute2",
+    "kmod",
+    "xz-utils",
+    "zstd",
+    "debian-archive-keyring",
+];
+
+/// What booting other kernels needs.
+pub fn ensure_kernels() -> Result<()> {
+    apt::ensure(KERNEL_PACKAGES, "other kernels")
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{bench_read, fuzz, oracle, process, workspace};
+use crate::{bench_read, fuzz, kernels, oracle, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
@@ -53,6 +53,9 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
     let compiler = steps.take("set-up", || {
         let compiler = setup::ensure()?;
         setup::ensure_tests()?;
+        if !no_kernel && kernels::runs_here() {
+            setup::ensure_kernels()?;
+        }
         Ok(compiler)
     })?;
     steps.take("format", format)?;
@@ -71,7 +74,17 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
         let wstap = workspace::target().join("debug/wstap");
         bench_read::check_all(&wstap, GENERATED)
     })?;
-    steps.take("fuzzing", || fuzz::command(&[], FUZZING, false))
+    steps.take("fuzzing", || fuzz::command(&[], FUZZING, false))?;
+    if no_kernel {
+        return Ok(());
+    }
+    if !kernels::runs_here() {
+        println!("No other kernels are booted: they are x86-64's, and this machine is not.");
+        return Ok(());
+    }
+    steps.take("old and new kernel", || {
+        kernels::command(&kernels::Args::short())
+    })
 }
 
 fn format() -> Result<()> {

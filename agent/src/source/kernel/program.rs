@@ -1,7 +1,7 @@
 //! The eBPF object: its globals, its maps, its programs.
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, SchedClassifier},
 };
@@ -71,6 +71,42 @@ pub(super) fn load(
     wake: Wake,
     method: Method,
 ) -> Result<Loaded, KernelError> {
+    let mut ebpf = prepare(config, wake, method, VerifierLogLevel::default())?;
+
+    // Every network namespace has a loopback interface, which is Ethernet to us.
+    verify(&mut ebpf, Framing::Ethernet)?;
+    let log = if config.kernel_log != LevelFilter::Off {
+        EbpfLogger::init(&mut ebpf)
+            .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
+            .ok()
+    } else {
+        None
+    };
+
+    set_ports(&mut ebpf, config)?;
+    Ok(Loaded {
+        ring: take(&mut ebpf, globals::RECORDS_MAP)?,
+        counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
+        flows: take(&mut ebpf, globals::FLOWS_MAP)?,
+        verdicts: take(&mut ebpf, globals::VERDICTS_MAP)?,
+        heartbeat: take(&mut ebpf, globals::HEARTBEAT_MAP)?,
+        ebpf,
+        log,
+    })
+}
+
+/// Reads the object and creates its maps. The verifier has not seen the programs yet; `detail` is what
+/// it will say of one that it refuses.
+///
+/// # Errors
+///
+/// Nothing but what concerns the object and the maps.
+pub fn prepare(
+    config: &CaptureConfig,
+    wake: Wake,
+    method: Method,
+    detail: VerifierLogLevel,
+) -> Result<Ebpf, KernelError> {
     if !is_built() {
         return Err(KernelError::Stub);
     }
@@ -95,6 +131,7 @@ pub(super) fn load(
 
     let mut loader = EbpfLoader::new();
     loader
+        .verifier_log_level(detail)
         .override_global(globals::SNAP_LENGTH, &config.snap_length, true)
         .override_global(globals::PORT_FILTER, &port_filter, true)
         .override_global(globals::HEARTBEAT_TIMEOUT, &heartbeat_timeout, true)
@@ -109,28 +146,7 @@ pub(super) fn load(
     if log_level == 0 {
         loader.map_max_entries(LOG_MAP, SMALLEST_RING);
     }
-    let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
-
-    // Every network namespace has a loopback interface, which is Ethernet to us.
-    verify(&mut ebpf, Framing::Ethernet)?;
-    let log = if log_level > 0 {
-        EbpfLogger::init(&mut ebpf)
-            .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
-            .ok()
-    } else {
-        None
-    };
-
-    set_ports(&mut ebpf, config)?;
-    Ok(Loaded {
-        ring: take(&mut ebpf, globals::RECORDS_MAP)?,
-        counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
-        flows: take(&mut ebpf, globals::FLOWS_MAP)?,
-        verdicts: take(&mut ebpf, globals::VERDICTS_MAP)?,
-        heartbeat: take(&mut ebpf, globals::HEARTBEAT_MAP)?,
-        ebpf,
-        log,
-    })
+    loader.load(OBJECT).map_err(load_error)
 }
 
 /// Has the verifier look at the programs for one framing, unless it has. Each takes it some hundred
