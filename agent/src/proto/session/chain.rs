@@ -30,7 +30,8 @@ const PLAIN_TEXT: i32 = 8 * BIT;
 const CREDIBLE: i32 = 19 * BIT;
 
 /// What short ones have to prove beyond that as long as none of them is like a later one: counters go on
-/// with what looks like the next header (`81 02 00 00 82 02 00 00`).
+/// with what looks like the next header (`81 02 00 00 82 02 00 00`). With a segment frames of any kind may
+/// begin.
 const ODD: i32 = 8 * BIT;
 
 /// A first byte that is found again later: one of thirteen that are plausible.
@@ -269,11 +270,12 @@ impl Chain {
     pub fn leave_out_doubtful(&mut self) {
         let (mut sum, mut doubtful) = (0, 0);
         let mut alone = self.starts_segment;
-        let mut odd = true;
+        let mut odd = !self.starts_segment;
         for (n, frame) in self.frames.iter().enumerate() {
             let later = self.frames.get(n + 1..).unwrap_or_default();
             // One that comes again is right if the later ones are.
-            if later.is_empty() || n > 0 && frame.repeated && frame.header.mask.is_none() {
+            let again = n > 0 && frame.repeated;
+            if later.is_empty() || again && (self.starts_segment || frame.header.mask.is_none()) {
                 break;
             }
             sum += frame.proof + frame.content.max(0);
@@ -284,8 +286,12 @@ impl Chain {
             alone &= frame.fits;
             let fits = if alone { FITS } else { 0 };
             let landing = (landing - self.places).max(0);
-            let kinship = frame.kinship(later);
-            odd &= kinship <= ALIKE && !alone && frame.header.len <= MAX_CONTROL_PAYLOAD;
+            // What is found again under much the same key is found in the same payload.
+            let keyed = |later: &&ChainFrame| {
+                self.starts_segment || later.header.mask.is_none() || !later.repeated
+            };
+            let kinship = frame.kinship(later.iter().filter(keyed));
+            odd &= kinship <= ALIKE && frame.header.len <= MAX_CONTROL_PAYLOAD;
             let credible = if odd { CREDIBLE + ODD } else { CREDIBLE };
             if sum + landing + fits + kinship < credible {
                 doubtful = n + 1;
@@ -616,7 +622,7 @@ impl Place {
 
 impl ChainFrame {
     /// What it proves that a frame like this one comes again later in the chain.
-    fn kinship(&self, later: &[Self]) -> i32 {
+    fn kinship<'a>(&self, later: impl Iterator<Item = &'a Self>) -> i32 {
         let of = |header: &Header| {
             let length = match header.len {
                 0..=125 => 0,
@@ -626,9 +632,7 @@ impl ChainFrame {
             (header.fin, header.rsv, header.opcode, length)
         };
         let (mut alike, mut same) = (false, false);
-        // What is found again under much the same key is found in the same payload.
-        let own = |frame: &&Self| frame.header.mask.is_none() || !frame.repeated;
-        for frame in later.iter().filter(own) {
+        for frame in later {
             let kin = of(&frame.header) == of(&self.header);
             alike |= kin;
             same |= kin && frame.header.len == self.header.len;
