@@ -365,6 +365,7 @@ fn limits(args: &cli::LimitArgs) -> Result<observer::Config, ConfigError> {
         max_inflated: args.max_inflated,
         max_inflate_ratio: args.max_inflate_ratio.into(),
         max_inflaters: saturating_usize(args.max_inflaters.into()),
+        max_searched: args.max_searched,
         ..observer::Config::default()
     })
 }

@@ -142,6 +142,7 @@ impl Network {
             inflate: settings & 16 != 0,
             max_inflated: 1 << 16,
             max_inflaters: if small { 1 } else { 100 },
+            max_searched: if small { 2_000 } else { 1 << 20 },
             ..Config::default()
         };
         Self {

@@ -49,6 +49,8 @@ pub enum Content {
     Zeros,
     /// Tags, varints and short strings.
     Protobuf,
+    /// Records of 100 bytes, in which at the same places is always what looks like a header.
+    Records,
     /// JSON under permessage-deflate, with context takeover.
     Deflated,
 }
@@ -57,6 +59,8 @@ pub enum Content {
 #[derive(Clone, Copy, Debug)]
 pub enum Size {
     Of(usize),
+    /// Each of these as often.
+    Any(&'static [usize]),
     /// As many small ones as large ones, by powers of two.
     Between(usize, usize),
     /// Whatever the text takes.
@@ -180,6 +184,7 @@ impl Stream {
         }
         let size = match self.shape.size {
             Size::Of(size) => size,
+            Size::Any(sizes) => self.random.of(sizes),
             Size::Between(low, high) => {
                 let octaves = (high / low).ilog2();
                 let low = low << self.random.below(u64::from(octaves));
@@ -228,6 +233,17 @@ impl Stream {
                     payload.extend(self.counter.to_le_bytes());
                     self.counter = self.counter.wrapping_add(1);
                 }
+            }
+            Content::Records => {
+                payload.extend(self.counter.to_le_bytes());
+                self.counter = self.counter.wrapping_add(1);
+                payload.extend((100.0 + random.below(10_000) as f64 / 100.0).to_le_bytes());
+                payload.resize(payload.len() + 28, 0);
+                payload.extend([0x82, 0x64, 7, 0, 1, 0, 0, 0]);
+                payload.extend(b"EURUSD  XFRA    ");
+                payload.extend([0x82, 0x64, 0x81, 0x7d, 0x82, 0x29, 0x81, 0x64]);
+                payload.extend((random.below(500) as u32).to_le_bytes());
+                payload.resize(payload.len() + 24, 0x20);
             }
             Content::SameJson => payload.extend(
                 br#"{"type":"tick","symbol":"EURUSD","bid":1.08123,"ask":1.08127,"venue":"XFRA"}"#,

@@ -179,6 +179,16 @@ pub struct LimitArgs {
         value_parser = value::count(0, 16 << 20)
     )]
     pub max_inflaters: u32,
+    /// Bytes of one direction in which frames are sought behind a gap or midstream, beyond as many as went
+    /// by in frames: 64K to 64G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "WSTAP_MAX_SEARCHED",
+        default_value = "16M",
+        value_parser = value::size(64 << 10, 64 << 30)
+    )]
+    pub max_searched: u64,
     /// How long to wait for missing bytes that their receiver has got
     #[arg(
         long,

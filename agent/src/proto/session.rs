@@ -18,6 +18,7 @@ mod ping;
 mod plausible;
 mod probe;
 mod search;
+mod usual;
 mod violations;
 mod websocket;
 
@@ -349,7 +350,7 @@ impl Session {
                     self.ignore();
                 } else {
                     let http = std::mem::replace(http, Box::new(Http::new()));
-                    self.phase = Phase::Probe(Box::new(Probe::new(http)));
+                    self.phase = Phase::Probe(Box::new(Probe::new(http, cx.config.max_searched)));
                     self.probe(input, cx);
                 }
             }
@@ -360,7 +361,7 @@ impl Session {
                 let mut http = std::mem::replace(http, Box::new(Http::new()));
                 let held = http.take_held();
                 let client = http.client();
-                self.phase = Phase::Probe(Box::new(Probe::new(http)));
+                self.phase = Phase::Probe(Box::new(Probe::new(http, cx.config.max_searched)));
                 self.replay(client, held, cx);
                 if let Some(input) = input {
                     self.probe(input, cx);

@@ -33,6 +33,9 @@ pub struct Config {
     pub max_inflate_ratio: u64,
     /// Directions of connections that may have a decompressor at the same time.
     pub max_inflaters: usize,
+    /// Bytes of one direction in which frames are sought where it is not known where they begin, beyond as
+    /// many as went by in frames.
+    pub max_searched: u64,
     /// Events that somebody listens to.
     pub interest: Interest,
     /// Whether the bytes of one direction wait for those of the other that their sender had
@@ -79,6 +82,7 @@ impl Default for Config {
             max_inflated: 16 << 20,
             max_inflate_ratio: 100,
             max_inflaters: 4096,
+            max_searched: 16 << 20,
             interest: Interest::default(),
             causal_order: false,
         }

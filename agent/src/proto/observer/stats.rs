@@ -48,6 +48,6 @@ pub struct Exceeded {
     /// them in their direction.
     pub inflaters: u64,
     /// Places at which frames were sought, given up because too many others of the direction looked
-    /// better.
+    /// better; and searches that used up [`super::Config::max_searched`].
     pub search: u64,
 }

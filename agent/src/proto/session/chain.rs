@@ -14,6 +14,7 @@ use super::{
     paths::Paths,
     ping::Pings,
     plausible::{CAN_BEGIN, are_alike, first_byte, is_hollow, is_plausible, second_byte},
+    usual::Usual,
 };
 use crate::proto::{
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
@@ -27,6 +28,11 @@ const PLAIN_TEXT: i32 = 8 * BIT;
 /// What the first frames of a chain have to prove by themselves: what looks like a header may lead to
 /// one that is, and a chain that is true otherwise begins with it. Once in 5 x 10^5.
 const CREDIBLE: i32 = 19 * BIT;
+
+/// What short ones have to prove beyond that as long as none of them is like a later one: counters go on
+/// with what looks like the next header (`81 02 00 00 82 02 00 00`). With a segment frames of any kind may
+/// begin.
+const ODD: i32 = 8 * BIT;
 
 /// A first byte that is found again later: one of thirteen that are plausible.
 const ALIKE: i32 = 4 * BIT;
@@ -129,6 +135,8 @@ pub(super) struct Demand<'a> {
     pub pings: &'a Pings,
     /// How often first bytes of headers occur wherever it may be.
     pub census: Option<&'a Census>,
+    /// Headers that were common in the direction.
+    pub usual: Usual,
 }
 
 /// What became of a chain.
@@ -161,6 +169,8 @@ pub(super) struct Chain {
     pub places: i32,
     /// It begins with a segment.
     pub starts_segment: bool,
+    /// Headers that were common in the direction before, as far as they count.
+    pub usual: u32,
     /// Bytes that were missing from where the search for it began to where it begins.
     pub missing_before: u64,
     /// Bytes and segments' ends from where it begins.
@@ -169,7 +179,7 @@ pub(super) struct Chain {
     payloads: usize,
     /// The header that is being read would be part of a text without it.
     in_text: bool,
-    /// Where it begins, of which only the place in four bytes is needed.
+    /// Where it begins.
     phase: u64,
 }
 
@@ -188,6 +198,7 @@ impl Chain {
             needed: 0,
             places: 0,
             starts_segment,
+            usual: 0,
             missing_before: 0,
             span: (0, 0),
             payloads: 0,
@@ -225,6 +236,19 @@ impl Chain {
         self.span
     }
 
+    /// Whether the last byte was within no header.
+    pub fn is_behind_header(&self) -> bool {
+        match &self.place {
+            Place::Header { decoder, .. } => decoder.is_empty(),
+            Place::Payload { .. } => true,
+        }
+    }
+
+    /// Where its last header begins, in what was searched.
+    pub fn last_header(&self) -> u64 {
+        self.phase
+    }
+
     /// Whether the last byte was the last of a frame.
     pub fn is_between_frames(&self) -> bool {
         matches!(&self.place, Place::Header { decoder, .. } if decoder.is_empty())
@@ -246,10 +270,12 @@ impl Chain {
     pub fn leave_out_doubtful(&mut self) {
         let (mut sum, mut doubtful) = (0, 0);
         let mut alone = self.starts_segment;
+        let mut odd = !self.starts_segment;
         for (n, frame) in self.frames.iter().enumerate() {
             let later = self.frames.get(n + 1..).unwrap_or_default();
             // One that comes again is right if the later ones are.
-            if later.is_empty() || n > 0 && frame.repeated {
+            let again = n > 0 && frame.repeated;
+            if later.is_empty() || again && (self.starts_segment || frame.header.mask.is_none()) {
                 break;
             }
             sum += frame.proof + frame.content.max(0);
@@ -260,14 +286,21 @@ impl Chain {
             alone &= frame.fits;
             let fits = if alone { FITS } else { 0 };
             let landing = (landing - self.places).max(0);
-            if sum + landing + fits + frame.kinship(later) < CREDIBLE {
+            // What is found again under much the same key is found in the same payload.
+            let keyed = |later: &&ChainFrame| {
+                self.starts_segment || later.header.mask.is_none() || !later.repeated
+            };
+            let kinship = frame.kinship(later.iter().filter(keyed));
+            odd &= kinship <= ALIKE && frame.header.len <= MAX_CONTROL_PAYLOAD;
+            let credible = if odd { CREDIBLE + ODD } else { CREDIBLE };
+            if sum + landing + fits + kinship < credible {
                 doubtful = n + 1;
             }
             if alone {
                 // One that leads to another by chance does not end with a segment, too.
                 sum += evidence::of_end(&frame.header, Some(1));
             }
-            if sum >= CREDIBLE {
+            if sum >= credible {
                 break;
             }
         }
@@ -502,6 +535,7 @@ impl Chain {
             }
         }
         self.bits += proof;
+        self.usual += u32::from(demand.usual.has(&header));
         let is_text = header.opcode == Opcode::Text && header.rsv == 0;
         let left = header.payload_len();
         let len = usize::try_from(left).unwrap_or(usize::MAX);
@@ -588,7 +622,7 @@ impl Place {
 
 impl ChainFrame {
     /// What it proves that a frame like this one comes again later in the chain.
-    fn kinship(&self, later: &[Self]) -> i32 {
+    fn kinship<'a>(&self, later: impl Iterator<Item = &'a Self>) -> i32 {
         let of = |header: &Header| {
             let length = match header.len {
                 0..=125 => 0,

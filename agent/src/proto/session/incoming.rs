@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{content::Content, ping::Pings, search::Search};
+use super::{content::Content, ping::Pings, search::Search, usual::Usual};
 use crate::proto::{
     event::{MessageCounts, OpcodeCounts},
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
@@ -23,6 +23,10 @@ pub(super) struct Incoming {
     pub closed: bool,
     /// Pings sent in this direction.
     pub pings: Pings,
+    /// Headers that are common in it.
+    pub usual: Usual,
+    /// Bytes in which frames were sought, in searches that are over.
+    pub searched: u64,
     pub frames: OpcodeCounts,
     pub bytes: OpcodeCounts,
     pub completed: MessageCounts,
@@ -68,11 +72,20 @@ impl Incoming {
             quiet: Duration::ZERO,
             closed: false,
             pings: Pings::default(),
+            usual: Usual::default(),
+            searched: 0,
             frames: OpcodeCounts::default(),
             bytes: OpcodeCounts::default(),
             completed: MessageCounts::default(),
             index: 0,
         }
+    }
+
+    /// Bytes in which frames may be sought: `most`, and as many more as went by in frames. So a search
+    /// makes a connection dearer by a factor at most, however often it is made to begin.
+    pub fn allowance(&self, most: u64) -> u64 {
+        let read = most.saturating_add(self.bytes.total());
+        read.saturating_sub(self.searched)
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Probe {
     misses: [u32; 2],
     /// Bytes and segments of each side.
     sent: [(u64, u64); 2],
+    /// Bytes of each side in which large frames may be sought.
+    allowance: u64,
     starts: u32,
     patience: u32,
     pieces: u64,
@@ -84,12 +86,14 @@ pub(super) struct Recognised {
 }
 
 impl Probe {
-    /// Nothing seen yet but `http`.
-    pub fn new(http: Box<Http>) -> Self {
+    /// Nothing seen yet but `http`. Large frames are sought in `allowance` bytes of each side.
+    pub fn new(http: Box<Http>, allowance: u64) -> Self {
+        let search = || Search::for_large_frames().within(allowance);
         Self {
             http,
             chains: [None, None],
-            searches: [Search::for_large_frames(), Search::for_large_frames()],
+            searches: [search(), search()],
+            allowance,
             misses: [0, 0],
             sent: [(0, 0); 2],
             starts: STARTS,
@@ -115,7 +119,10 @@ impl Probe {
         let http = input.starts_segment && begins_message(input.bytes);
         if http {
             self.chains = [None, None];
-            self.searches = [Search::for_large_frames(), Search::for_large_frames()];
+            self.searches = std::array::from_fn(|side| {
+                let allowance = self.allowance.saturating_sub(self.sent[side].0);
+                Search::for_large_frames().within(allowance)
+            });
         }
         http
     }
@@ -163,6 +170,7 @@ impl Probe {
             expects_close: false,
             pings: &Pings::default(),
             census: None,
+            usual: Default::default(),
         };
         let fed = match &mut self.chains[side] {
             Some(chain) => chain.feed(&piece, 0, &demand),

@@ -1,11 +1,14 @@
 //! Getting back in sync: where in the bytes of one direction the next frame begins.
 
+use std::time::Duration;
+
 use super::{
     census::Census,
     chain::{Chain, Demand, Fed, Piece},
     evidence::BIT,
     paths::Paths,
     ping::Pings,
+    usual::Usual,
 };
 use crate::proto::{frame::Opcode, time::Timestamp};
 
@@ -26,6 +29,22 @@ const CLOSES: i32 = 4 * BIT;
 /// Chains that are followed at the same time. Of random bytes some twenty are. Beyond, the one that
 /// proves least is given up, and counted.
 const MAX_CHAINS: usize = 48;
+
+/// Headers in a chain that were common in the direction before a gap: so many are enough where no
+/// other chain has them.
+///
+/// Random bytes are four kinds of two bytes each so often in a row once in 2^84. Others may be by
+/// design: a record of fixed size has at some place in it what its frame's header is. But then the frame's
+/// headers are there, too, as regularly, and which is which cannot be told.
+const USUAL: u32 = 6;
+
+/// With so many a chain speaks against others. It begins within a frame of them, and so has one less
+/// at most.
+const USUAL_RIVAL: u32 = 3;
+
+/// Bytes that chains are followed through one by one. A chain has its last frame behind fewer than [`USUAL`]
+/// before its rival, so they have to be compared now and then.
+const STRETCH: usize = 2048;
 
 /// What the other direction says about this one.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +69,12 @@ pub(super) struct Search {
     held: usize,
     census: Census,
     given_up: u64,
+    usual: Usual,
+    /// A chain that had [`USUAL_RIVAL`] ended since that was looked at.
+    rival_ended: bool,
+    /// Bytes in which chains may begin.
+    allowance: u64,
+    exhausted: bool,
 }
 
 impl Search {
@@ -64,7 +89,26 @@ impl Search {
             held: 0,
             census: Census::default(),
             given_up: 0,
+            usual: Usual::default(),
+            rival_ended: false,
+            allowance: u64::MAX,
+            exhausted: false,
         }
+    }
+
+    /// Where `usual` were the headers that were common.
+    pub fn among(self, usual: Usual) -> Self {
+        Self { usual, ..self }
+    }
+
+    /// With no chain begun behind so many bytes.
+    pub fn within(self, allowance: u64) -> Self {
+        Self { allowance, ..self }
+    }
+
+    /// Bytes that were searched.
+    pub fn searched(&self) -> u64 {
+        self.searched.0
     }
 
     /// A search for large frames anywhere in what may be no WebSocket.
@@ -122,6 +166,64 @@ impl Search {
         room: bool,
         peer: Peer<'_>,
     ) -> Option<(Chain, usize)> {
+        if self.searched.0 >= self.allowance {
+            self.given_up += u64::from(!self.exhausted);
+            self.exhausted = true;
+            if self.chains.is_empty() {
+                return None;
+            }
+        }
+        // Without common headers there is nothing to compare, and without room no chain to keep.
+        let stretch = if self.usual.is_empty() || !room {
+            piece.bytes.len()
+        } else {
+            STRETCH
+        };
+        let last = piece.bytes.len().saturating_sub(1) / stretch.max(1);
+        for (n, bytes) in piece.bytes.chunks(stretch.max(1)).enumerate() {
+            let from = n * stretch;
+            let piece = &Piece {
+                bytes,
+                starts_segment: piece.starts_segment && n == 0,
+                ends_segment: piece.ends_segment && n == last,
+                quiet: if n == 0 { piece.quiet } else { Duration::ZERO },
+                ..*piece
+            };
+            let best = self.feed_stretch(piece, preview, room, peer);
+            if let Some((mut chain, at)) = best.or_else(|| self.most_usual(bytes.len())) {
+                chain.leave_out_doubtful();
+                return Some((chain, from + at));
+            }
+        }
+        None
+    }
+
+    /// The chain that has enough headers that were common, where no other has.
+    fn most_usual(&mut self, len: usize) -> Option<(Chain, usize)> {
+        if std::mem::take(&mut self.rival_ended) {
+            // It may be the one that was right, and what it had counts no more in what follows.
+            self.chains.iter_mut().for_each(|chain| chain.usual = 0);
+            return None;
+        }
+        let chains = self.chains.iter().enumerate();
+        let (at, best) = chains.max_by_key(|(_, chain)| chain.usual)?;
+        let is_rival =
+            |chain: &Chain| chain.usual >= USUAL_RIVAL && chain.last_header() != best.last_header();
+        if best.usual < USUAL || !best.is_behind_header() || self.chains.iter().any(is_rival) {
+            return None;
+        }
+        let chain = self.chains.swap_remove(at);
+        self.weigh();
+        Some((chain, len))
+    }
+
+    fn feed_stretch(
+        &mut self,
+        piece: &Piece<'_>,
+        preview: usize,
+        room: bool,
+        peer: Peer<'_>,
+    ) -> Option<(Chain, usize)> {
         let mut census = std::mem::take(&mut self.census);
         census.add(piece.bytes);
         let piece = &Piece {
@@ -135,20 +237,22 @@ impl Search {
             expects_close: peer.closed,
             pings: peer.pings,
             census: Some(&census),
+            usual: self.usual,
         };
         let mut paths = Paths::new(piece.bytes.len());
         self.searched.1 += u64::from(piece.starts_segment);
         let mut best = None;
         // What begins with the segment goes first: nothing else begins within its header.
         let mut begun = None;
-        if piece.starts_segment {
+        let may_begin = !self.exhausted;
+        if piece.starts_segment && may_begin {
             begun = self.begin(piece, 0, &demand, &mut paths, &mut best);
         }
         let mut alive = Vec::new();
         for mut chain in std::mem::take(&mut self.chains) {
             match chain.feed_among(piece, 0, &demand, &mut paths) {
                 Fed::Alive => alive.push(chain),
-                Fed::Dead => {}
+                Fed::Dead => self.rival_ended |= chain.usual >= USUAL_RIVAL,
                 Fed::Proven(at) => offer(&mut best, chain, at),
             }
         }
@@ -160,6 +264,9 @@ impl Search {
         }
         let skipped = usize::from(piece.starts_segment);
         for (from, first) in piece.bytes.iter().enumerate().skip(skipped) {
+            if !may_begin {
+                break;
+            }
             if !self.may_begin(*first, piece.bytes.get(from + 1).copied()) {
                 continue;
             }
@@ -175,16 +282,13 @@ impl Search {
         self.searched.0 += piece.bytes.len() as u64;
         self.census = census;
         self.weigh();
-        if let Some((chain, _)) = &mut best {
-            chain.leave_out_doubtful();
-        }
         best
     }
 
     /// Begins a chain at `from`, where one may begin, and reads what there is. The chain, if it goes on
     /// behind that.
     fn begin(
-        &self,
+        &mut self,
         piece: &Piece<'_>,
         from: usize,
         demand: &Demand<'_>,
@@ -211,7 +315,7 @@ impl Search {
         chain.needed = ENOUGH + chain.places;
         match chain.feed_among(piece, from, demand, paths) {
             Fed::Alive => return Some(chain),
-            Fed::Dead => {}
+            Fed::Dead => self.rival_ended |= chain.usual >= USUAL_RIVAL,
             Fed::Proven(at) => offer(best, chain, at),
         }
         None
@@ -259,8 +363,11 @@ impl Search {
         if let Some((at, bits)) = self.weakest()
             && bits <= chain.bits()
         {
-            self.chains.remove(at);
+            let ended = self.chains.remove(at);
+            self.rival_ended |= ended.usual > 0;
             self.chains.push(chain);
+        } else {
+            self.rival_ended |= chain.usual > 0;
         }
     }
 

@@ -95,11 +95,12 @@ impl WebSocket {
         chain: Option<Chain>,
         cx: &mut Context<'_>,
     ) {
-        let mut search = Search::new(direction == Direction::ClientToServer, None);
+        let incoming = &mut self.incoming[direction];
+        let mut search = Search::new(direction == Direction::ClientToServer, None)
+            .within(incoming.allowance(cx.config.max_searched));
         if let Some(chain) = chain {
             search.adopt(chain);
         }
-        let incoming = &mut self.incoming[direction];
         incoming.reading = Reading::Search(Box::new(search));
         incoming.messages = Messages::unknown();
         incoming.content.lose(cx);
@@ -228,7 +229,8 @@ impl WebSocket {
                         cx.stats.exceeded.buffered += u64::from(!fits);
                         return;
                     };
-                    rest = &rest[at..];
+                    incoming.searched += search.searched();
+                    rest = rest.get(at..).unwrap_or_default();
                     self.resume(d, chain, gap, cx);
                 }
                 Reading::Request(_) => {
@@ -304,7 +306,10 @@ impl WebSocket {
             }
             Reading::Header(_) | Reading::Payload(_) => {
                 let masked = d == Direction::ClientToServer;
-                incoming.reading = Reading::Search(Box::new(Search::new(masked, Some(len))));
+                let search = Search::new(masked, Some(len))
+                    .among(incoming.usual)
+                    .within(incoming.allowance(cx.config.max_searched));
+                incoming.reading = Reading::Search(Box::new(search));
                 incoming.messages = Messages::unknown();
                 incoming.content.lose(cx);
             }
@@ -416,6 +421,7 @@ impl WebSocket {
         self.check_header(d, &header, ts, cx);
         let incoming = &mut self.incoming[d];
         incoming.index += 1;
+        incoming.usual.add(&header);
         incoming.frames.add(header.opcode, 1);
         if header.opcode == Opcode::Close {
             incoming.closed = true;

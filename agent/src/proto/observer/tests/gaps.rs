@@ -3,7 +3,10 @@
 use super::{config, midstream::Random};
 use crate::proto::{
     flow::Role,
-    observer::script::{FIN, RESPONSE, Script, close_body, frame, masked, plain},
+    observer::{
+        Config,
+        script::{FIN, RESPONSE, Script, close_body, frame, masked, plain},
+    },
 };
 
 #[test]
@@ -91,9 +94,9 @@ fn back_in_sync_within_a_segment() {
     let lines = s.lines();
     assert_eq!(lines[0], "gap s2c 1000 resynced", "{lines:?}");
     // The first headers are not believed: random bytes may have led to the next.
-    assert_eq!(lines[1], "s2c 1 binary 22");
+    assert_eq!(lines[1], "s2c 1 binary 23");
     assert_eq!(lines.last().unwrap(), "message s2c binary 31 in 1");
-    assert_eq!(lines.len(), 21);
+    assert_eq!(lines.len(), 19);
 }
 
 #[test]
@@ -408,4 +411,95 @@ fn headers_upon_headers_are_read_a_few_times_each() {
         assert_eq!(s.observer.stats().resyncs, 0, "{pattern:02x?}");
         assert!(s.observer.stats().held < 64 << 10, "{pattern:02x?}");
     }
+}
+
+/// Frames of 100 bytes in bulk behind a gap, as many before it, with `payload` in them. How often it
+/// got back in sync, and what it says then.
+fn bulk(mut payload: impl FnMut() -> Vec<u8>, segment: usize) -> (u64, Vec<String>) {
+    let mut s = Script::accepted(config());
+    let bytes: Vec<u8> = (0..400).flat_map(|_| plain(0x82, &payload())).collect();
+    let (before, rest) = bytes.split_at(20 * 102);
+    s.server(before);
+    s.lines();
+    let (lost, behind) = rest.split_at(150);
+    s.lose(Role::Server, lost.len());
+    for piece in behind.chunks(segment) {
+        s.server(piece);
+        s.give_up();
+    }
+    (s.observer.stats().resyncs, s.lines())
+}
+
+#[test]
+fn a_header_that_was_common_is_known_again() {
+    for segment in [16, 700, 1448, 30_000] {
+        let mut random = Random(0x6b1f_05c1);
+        let (resyncs, lines) = bulk(|| random.bytes(100), segment);
+        assert_eq!(resyncs, 1, "{segment}");
+        assert_eq!(lines[1], "s2c 21 binary 100");
+        // Of 380 frames a gap of 150 bytes hit two.
+        let frames = lines.iter().filter(|line| line.starts_with("s2c")).count();
+        assert!((377..=378).contains(&frames), "{segment}: {frames}");
+    }
+}
+
+#[test]
+fn payload_that_has_the_header_as_regularly_is_not_told_from_frames() {
+    // Whichever comes first behind the gap, and however far chains get in a segment.
+    for at in [0, 20, 50, 90, 98] {
+        for segment in [16, 700, 1448, 30_000] {
+            let mut random = Random(0x6b1f_05c1 + at as u64);
+            let record = || {
+                let mut payload = random.bytes(100);
+                payload[at..at + 2].copy_from_slice(&[0x82, 100]);
+                payload
+            };
+            let (resyncs, _) = bulk(record, segment);
+            assert_eq!(resyncs, 0, "{at} {segment}");
+        }
+    }
+}
+
+#[test]
+fn a_search_is_given_up_where_it_costs_too_much() {
+    let mut s = Script::accepted(Config {
+        max_searched: 10_000,
+        ..config()
+    });
+    let mut random = Random(0x0dd_ba11);
+    s.lose(Role::Server, 500);
+    for _ in 0..8 {
+        s.server(&random.bytes(1448));
+        s.give_up();
+    }
+    assert_eq!(s.observer.stats().exceeded.search, 1);
+    // Frames are no longer looked for, but the gap is reported.
+    for n in 0..20 {
+        s.server(&plain(0x82, &random.bytes(1000 + n)));
+    }
+    s.fin(Role::Server);
+    s.give_up();
+    assert_eq!(s.lines(), ["gap s2c 500 open"]);
+    assert_eq!(s.observer.stats().exceeded.search, 1);
+}
+
+#[test]
+fn what_is_read_in_frames_pays_for_further_searches() {
+    let mut s = Script::accepted(Config {
+        max_searched: 10_000,
+        ..config()
+    });
+    let mut random = Random(0x0dd_ba11);
+    for _ in 0..30 {
+        for n in 0..4 {
+            s.server(&plain(0x82, &random.bytes(1200 + n)));
+        }
+        s.lose(Role::Server, 500);
+        for n in 0..4 {
+            s.server(&plain(0x82, &random.bytes(1000 + n)));
+            s.give_up();
+        }
+    }
+    let stats = s.observer.stats();
+    assert_eq!((stats.resyncs, stats.exceeded.search), (30, 0));
 }
