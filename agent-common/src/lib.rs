@@ -10,6 +10,7 @@ pub mod counter;
 pub mod flow;
 pub mod globals;
 pub mod record;
+pub mod tally;
 
 #[cfg(feature = "user")]
 mod pod;

@@ -5,14 +5,14 @@
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-mod bound;
 mod flow;
+mod follow;
 mod head;
 mod headers;
 mod maps;
 mod sample;
+mod walk;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC},
@@ -25,9 +25,9 @@ use wstap_common::{
 };
 
 use crate::{
-    flow::{Decision, Passage, decide},
-    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count},
-    sample::{bytes, now, sample},
+    flow::decide,
+    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    sample::{bytes, now},
 };
 
 /// Ethernet framing, ingress.
@@ -62,31 +62,44 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn classify(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
-    if let Some(counter) = inspect(ctx, ethernet, egress) {
-        count(counter, 1);
+    let counter = if !agent_is_alive() {
+        Counter::Inert as u32
+    } else {
+        inspect(ctx.skb.skb, ethernet.into(), egress.into()) as u32
+    };
+    if counter != ON_ITS_WAY {
+        count_at(counter, 1);
+    } else {
+        pass(ctx.skb.skb);
     }
     TC_ACT_UNSPEC
 }
 
-/// Looks at a packet, and says what it counts as where that is not counted yet.
-#[inline(always)]
-fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
-    if !agent_is_alive() {
-        return Some(Counter::Inert);
-    }
-    let headers = match headers::parse(ctx, ethernet) {
-        Ok(headers) => headers,
-        Err(counter) => return Some(counter),
+/// Of [`inspect`]: `PASSAGE` is filled.
+const ON_ITS_WAY: u32 = u32::MAX;
+
+/// Finds the TCP segment in a packet and describes it in `PASSAGE`, or says what the packet counts as.
+/// A function of its own, for the sake of the stack: what it needs of it is given back.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn inspect(skb: *mut __sk_buff, ethernet: u32, egress: u32) -> u64 {
+    let ctx = TcContext::new(skb);
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
     };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let passage = unsafe { &mut *passage };
+    match headers::parse(&ctx, ethernet != 0) {
+        Ok(headers) => passage.headers = headers,
+        Err(counter) => return counter as u64,
+    }
+    let headers = &passage.headers;
     if PORT_FILTER.load() != 0
         && !watched(headers.source_port)
         && !watched(headers.destination_port)
     {
-        return Some(Counter::Unwatched);
+        return Counter::Unwatched as u64;
     }
-    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
-        return Some(Counter::Missed);
-    };
     let (key, sender) = FlowKey::new(
         bytes(headers.source),
         headers.source_port,
@@ -94,20 +107,12 @@ fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
         headers.destination_port,
         0,
     );
+    passage.key = key;
+    passage.sender = sender as u32;
     // SAFETY: the context is valid for the whole run of the program.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let hook = hook(ifindex, egress);
-    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
-    unsafe {
-        *passage = Passage {
-            key,
-            headers,
-            sender: sender as u32,
-            hook,
-        }
-    };
-    pass(ctx.skb.skb);
-    None
+    passage.hook = hook(ifindex, egress != 0);
+    u64::from(ON_ITS_WAY)
 }
 
 /// Decides about the segment in `PASSAGE`, copies it if so decided, and counts it. A function that is not inlined and has a name outside: the verifier walks it once, by
@@ -115,17 +120,12 @@ fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn pass(skb: *mut __sk_buff) -> u64 {
-    let ctx = TcContext::new(skb);
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return 0;
     };
     // SAFETY: as in `inspect`, which has filled it.
     let passage = unsafe { &*passage };
-    let counter = match decide(&ctx, passage) {
-        Decision::Leave(counter) => counter,
-        Decision::Copy(origin) => sample(&ctx, passage, &origin),
-    };
-    count(counter, 1);
+    count_at(decide(skb, passage), 1);
     0
 }
 

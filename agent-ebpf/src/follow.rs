@@ -1,0 +1,860 @@
+//! A segment of a flow that is followed: passed over, walked, set aside or copied whole.
+//!
+//! What concerns the walk of a direction changes under the lock of its flow, and only if its
+//! [`Place`] is still the one that the walk began with: so of several CPUs that have segments of one
+//! direction at once, one commits. Under the lock no function may be called.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_load_bytes, bpf_spin_lock, bpf_spin_unlock},
+};
+use wstap_common::{
+    counter::Counter,
+    flow::{CursorKey, Place, SLOTS_A_DIRECTION, flag, mode},
+    record::{
+        HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader,
+        WalkHeader,
+    },
+    tally::{Tally, element},
+};
+
+use wstap_ebpf::bound::opaque;
+
+use crate::{
+    flow::{Account, Passage, account},
+    headers::{ACK, FIN, RST},
+    maps::{
+        CURSORS, EACH_FRAME, ENTRIES, FLOWS, FREE_SLOTS, Flow, HEADER, PASSAGE, SLOTS, TALLIES, WALK,
+        WALKS, count,
+    },
+    sample::{Origin, bytes, now, sample},
+    walk::{
+        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, emit_entries, output,
+        walk_segment,
+    },
+};
+
+/// Another CPU may have moved the place on between a look at it and the commit; more often than this
+/// in a row it does not.
+const ATTEMPTS: u32 = 2;
+
+/// Of [`advance`], above the number of a counter: segments that were set aside may be next.
+const DRAIN: u64 = 1 << 32;
+/// Of [`advance`]: the segment is to be copied whole.
+const WHOLE: u64 = 1 << 33;
+
+/// A segment of a flow that is followed; what it counts as.
+///
+/// Most of them are the next in order and nothing but payload, or another hook's: those are done with
+/// here. The rest is in functions that look the flow up again.
+#[inline(always)]
+pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
+    let sender = (passage.sender & 1) as usize;
+    let direction = &mut flow.directions[sender];
+    let high = direction.high;
+    match account(passage, &mut direction.owner, &mut direction.high) {
+        Account::Mine => {}
+        Account::Other => return Counter::NotOwner as u32,
+        Account::Nothing => return Counter::Empty as u32,
+    }
+    let headers = &passage.headers;
+    let now = now();
+    let quiet_since = flow.last_seen;
+    if headers.len > 0 {
+        flow.last_seen = now;
+    }
+    if WALKS.load() == 0 {
+        return copy_whole(skb, now) as u32;
+    }
+    let place = place_of(flow, sender);
+    let direction = &flow.directions[sender];
+    let beyond = direction.high.wrapping_sub(place.next()) as i32;
+    if place.mode() != mode::WHOLE
+        && place.mode() != mode::FAR
+        && beyond <= 0
+        && headers.seq == high
+        && direction.hole[0] == direction.hole[1]
+        && !headers.has(FIN)
+        && !headers.has(RST)
+        && headers.len > 0
+        && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
+    {
+        // SAFETY: an element of an array is always there, and these are single numbers.
+        unsafe {
+            (*tally).last_seen = now;
+            (*tally).edge = direction.high;
+        }
+        return Counter::Passed as u32;
+    }
+    let outcome = advance(skb, high, now, quiet_since);
+    if outcome & DRAIN != 0 {
+        drain(skb);
+    }
+    if outcome & WHOLE != 0 {
+        return copy_whole(skb, now) as u32;
+    }
+    outcome as u32
+}
+
+/// Copies the segment in `PASSAGE` whole; what it counts as.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &*flow };
+    let origin = Origin {
+        epoch: flow.epoch,
+        now,
+        urgent: false,
+        kind: RECORD_SEGMENT,
+        tally: flow.tally,
+        boundary: 0,
+    };
+    sample(skb, passage, &origin) as u64
+}
+
+/// Does what the segment in `PASSAGE` asks for, which is not only the next payload. `high` is how far
+/// its direction had come before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let sender = (passage.sender & 1) as usize;
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32)) else {
+        return WHOLE;
+    };
+    // SAFETY: an element of an array is always there. What other CPUs write at the same time is
+    // written under the lock, or is one number.
+    let tally = unsafe { &mut *tally };
+    if passage.headers.len > 0 {
+        tally.last_seen = now;
+    }
+    observe(passage, flow, tally, high);
+
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        attempt += 1;
+        let mut place = place_of(flow, sender);
+        if place.mode() == mode::WHOLE {
+            place = Place(resume(place.0, high));
+            if place.0 == 0 {
+                return WHOLE;
+            }
+        }
+        if place.mode() == mode::FAR {
+            match approach(passage, flow, tally, place) {
+                Some(near) => place = near,
+                None => return Counter::Passed as u64,
+            }
+        }
+        let headers = &passage.headers;
+        let end = headers.seq.wrapping_add(headers.len);
+        let beyond = end.wrapping_sub(place.next()) as i32;
+        let ends = headers.has(FIN) || headers.has(RST);
+        if beyond <= 0 && !ends {
+            return Counter::Passed as u64;
+        }
+        if headers.seq.wrapping_sub(place.next()) as i32 > 0 && !headers.has(RST) {
+            match set_aside(skb, place.0) {
+                SET_ASIDE => return Counter::SetAside as u64,
+                CHANGED => continue,
+                _ => {
+                    lose(quiet_since, now);
+                    return WHOLE;
+                }
+            }
+        }
+        let Some(walk) = WALK.get_ptr_mut(0) else {
+            return WHOLE;
+        };
+        // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+        let walk = unsafe { &mut *walk };
+        walk.payload = headers.payload;
+        walk.len = headers.len;
+        walk.seq = headers.seq;
+        walk.slot = 0;
+        walk.flags = flags(flow, sender as u32);
+        if ends {
+            walk.flags |= URGENT;
+        }
+        walk.begin(&flow.directions[sender], place);
+        describe(passage, flow, now, quiet_since, place.0);
+        if beyond > 0 && walk_segment(skb) != 0 {
+            walk.delta.clear();
+            lose(quiet_since, now);
+            return WHOLE;
+        }
+        if !commit(flow, sender, tally, place.0, ends.into()) {
+            walk.delta.clear();
+            continue;
+        }
+        if ends || walk.used > ENTRIES_AT {
+            emit_entries();
+        }
+        walk.delta.clear();
+        return if flow.directions[sender].waits() {
+            Counter::Walked as u64 | DRAIN
+        } else {
+            Counter::Walked as u64
+        };
+    }
+    Counter::Passed as u64
+}
+
+/// The place of a direction, read at once.
+#[inline(always)]
+fn place_of(flow: &Flow, sender: usize) -> Place {
+    // SAFETY: a word of the flow's value. Volatile, since another CPU may change it.
+    Place(unsafe { (&raw const flow.directions[sender & 1].place).read_volatile() })
+}
+
+#[inline(always)]
+fn flags(flow: &Flow, sender: u32) -> u32 {
+    let mut flags = 0;
+    if flow.flags & flag::CLIENT == sender {
+        flags |= MASKED;
+    }
+    if flow.flags & flag::DEFLATE != 0 {
+        flags |= DEFLATE;
+    }
+    if EACH_FRAME.load() != 0 {
+        flags |= DETAIL;
+    }
+    flags
+}
+
+/// Counts what TCP does out of the ordinary. `high` is how far the direction had come before.
+#[inline(always)]
+fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
+    let headers = &passage.headers;
+    let direction = &mut flow.directions[(passage.sender & 1) as usize];
+    let takes = headers.len + u32::from(headers.has(FIN));
+    if headers.has(RST) {
+        return;
+    }
+    let open = direction.hole[0] != direction.hole[1];
+    if headers.seq == high && !open && takes > 0 {
+        tally.edge = direction.high;
+        return;
+    }
+    if takes == 0 && headers.window == 0 && headers.has(ACK) {
+        tally.zero_windows = tally.zero_windows.wrapping_add(1);
+    }
+    if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
+        tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
+        return;
+    }
+    if takes == 0 {
+        return;
+    }
+    tally.edge = direction.high;
+    let end = headers.seq.wrapping_add(headers.len);
+    let [from, to] = direction.hole;
+    let ahead = headers.seq.wrapping_sub(high) as i32;
+    let mut seen = 0;
+    if ahead > 0 {
+        if !open {
+            direction.hole = [high, headers.seq];
+        }
+        tally.out_of_order = tally.out_of_order.wrapping_add(1);
+        return;
+    }
+    // Bytes of the segment that are neither missing so far nor beyond what was seen.
+    let old = end.wrapping_sub(high) as i32;
+    let known = if old > 0 { high } else { end };
+    if (known.wrapping_sub(headers.seq) as i32) > 0 {
+        seen = known.wrapping_sub(headers.seq);
+    }
+    if open {
+        let first = if (headers.seq.wrapping_sub(from) as i32) > 0 { headers.seq } else { from };
+        let last = if (known.wrapping_sub(to) as i32) < 0 { known } else { to };
+        let fills = last.wrapping_sub(first) as i32;
+        if fills > 0 {
+            seen = seen.wrapping_sub(fills as u32);
+            if first == from {
+                direction.hole = [last, to];
+            } else {
+                // Its middle or its end: what remains is taken for its beginning.
+                direction.hole = [from, first];
+                tally.out_of_order = tally.out_of_order.wrapping_add(1);
+            }
+        } else if old > 0 {
+            tally.out_of_order = tally.out_of_order.wrapping_add(1);
+        }
+    }
+    if seen > 0 {
+        tally.retransmitted = tally.retransmitted.wrapping_add(1);
+    }
+}
+
+/// A frame so long that sequence numbers do not tell where it ends: moves the place on, and says
+/// where it is once the segment comes near the next header.
+#[inline(always)]
+fn approach(passage: &Passage, flow: &mut Flow, tally: &mut Tally, place: Place) -> Option<Place> {
+    let end = passage.headers.seq.wrapping_add(passage.headers.len);
+    let direction = &raw mut flow.directions[(passage.sender & 1) as usize];
+    let mut near = None;
+    // SAFETY: the lock is the flow's; it is let go on every path.
+    unsafe { bpf_spin_lock(&raw mut flow.lock) };
+    // SAFETY: within the flow's value.
+    unsafe {
+        if (*direction).place == place.0 {
+            let moved = end.wrapping_sub(place.next()) as i32;
+            let rest = (*direction).rest;
+            let version = place.version().wrapping_add(1);
+            if moved > 0 {
+                let moved = moved as u64;
+                let (next, rest, mode) = if rest.saturating_sub(moved) < NEAR {
+                    (place.next().wrapping_add(rest as u32), 0, mode::NEAR)
+                } else {
+                    (end, rest - moved, mode::FAR)
+                };
+                let new = Place::new(next, version, place.state(), 0, mode);
+                (*direction).place = new.0;
+                (*direction).rest = rest;
+                tally.next = next;
+                tally.rest = rest;
+                if mode == mode::NEAR {
+                    near = Some(new);
+                }
+            }
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    near
+}
+
+/// A direction that is copied whole: walks again where the agent has said where, and this segment
+/// is not beyond it. The new place, or 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resume(place: u64, high: u32) -> u64 {
+    let place = Place(place);
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    if flow.tally == 0 {
+        return 0;
+    }
+    let sender = passage.sender & 1;
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender)) else {
+        return 0;
+    };
+    // SAFETY: as in `followed`.
+    let tally = unsafe { &mut *tally };
+    let key = CursorKey {
+        flow: passage.key,
+        sender,
+    };
+    let Some(cursor) = CURSORS.get_ptr(key) else {
+        return 0;
+    };
+    // SAFETY: the element of an evicted entry may be used again while this program holds it; a
+    // cursor is void unless its epoch and version are right.
+    let cursor = unsafe { &*cursor };
+    let next = cursor.next;
+    let seq = passage.headers.seq;
+    if cursor.epoch != flow.epoch
+        || cursor.version != u32::from(place.version())
+        || (next.wrapping_sub(seq) as i32) < 0
+        || (next.wrapping_sub(high) as i32) < 0
+    {
+        return 0;
+    }
+    let version = place.version().wrapping_add(1);
+    let new = Place::new(next, version, cursor.state as u8, 0, mode::NEAR);
+    let (message_len, message_frames) = (cursor.message_len, cursor.message_frames);
+    let frames = cursor.frames;
+    let direction = &raw mut flow.directions[sender as usize];
+    let mut done = 0;
+    // SAFETY: the lock is the flow's; the direction is within its value.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        if (*direction).place == place.0 {
+            (*direction).rest = 0;
+            (*direction).message_len = message_len;
+            (*direction).message_frames = message_frames;
+            (*direction).frames = frames;
+            (*direction).place = new.0;
+            tally.next = next;
+            tally.rest = 0;
+            done = new.0;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    if done != 0 {
+        count(Counter::Resumed, 1);
+    }
+    done
+}
+
+/// Makes what the walk in `WALK` has found the state of its direction, unless that has changed
+/// meanwhile. `record` is not 0 if there will be one in any case. Not inlined, to have its part of the
+/// stack only while it runs.
+#[inline(never)]
+fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record: u32) -> bool {
+    let place = Place(place);
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &mut *walk };
+    let slot = walk.slot as u16;
+    let (new, rest) = walk.place(place.version().wrapping_add(1));
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: the headers are at the buffer's beginning.
+    let mut number = unsafe {
+        (*entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()).number
+    };
+    if record != 0 || walk.used > ENTRIES_AT {
+        number = number.wrapping_add(1);
+    }
+    let direction = &raw mut flow.directions[sender & 1];
+    let mut done = false;
+    // SAFETY: the lock is the flow's, the direction within its value, and nobody else writes the
+    // tally's counts without the lock.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        if (*direction).place == place.0 {
+            (*direction).rest = rest;
+            (*direction).message_len = walk.message_len;
+            (*direction).carry[0] = walk.carry[0];
+            (*direction).carry[1] = walk.carry[1];
+            (*direction).frames = walk.frames;
+            (*direction).message_frames = walk.message_frames;
+            (*direction).records = number;
+            (*direction).place = new.0;
+            if slot != 0 {
+                for i in 0..SLOTS_A_DIRECTION {
+                    if (*direction).slots[i] == slot {
+                        (*direction).slots[i] = 0;
+                    }
+                }
+            }
+            tally.next = new.next();
+            tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
+            tally.walked = tally.walked.wrapping_add(1);
+            if walk.delta.total != 0 {
+                walk.delta.apply(tally);
+            }
+            done = true;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    done
+}
+
+/// Writes the headers of the record that the walk of this segment may become. Not inlined, to have its
+/// part of the stack only while it runs.
+#[inline(never)]
+fn describe(passage: &Passage, flow: &Flow, now: u64, quiet_since: u64, place: u64) {
+    let place = Place(place);
+    let (Some(entries), Some(walk)) = (ENTRIES.get_ptr_mut(0), WALK.get_ptr_mut(0)) else {
+        return;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &*walk };
+    let direction = &flow.directions[(passage.sender & 1) as usize];
+    // SAFETY: the buffer has room for both headers.
+    let header = unsafe {
+        fill(entries.cast(), passage, flow, now, RECORD_WALK);
+        &mut *entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()
+    };
+    header.quiet_since = quiet_since;
+    header.message_len = walk.message_len;
+    header.from = place.next().wrapping_sub(walk.carried);
+    header.high = direction.high;
+    header.number = direction.records;
+    header.frames = walk.frames;
+    header.message_frames = walk.message_frames;
+    header.state = u32::from(place.state()) | u32::from(place.version()) << 16;
+}
+
+/// Writes the header of a record of the segment, field by field: the stack has no room for it.
+///
+/// # Safety
+///
+/// There must be room for it.
+#[inline(always)]
+unsafe fn fill(to: *mut RecordHeader, passage: &Passage, flow: &Flow, now: u64, kind: u32) {
+    // SAFETY: the caller says that there is room, and all is plain numbers.
+    let record = unsafe { &mut *to };
+    let headers = &passage.headers;
+    record.time = now;
+    record.ifindex = passage.hook >> 1;
+    record.epoch = flow.epoch;
+    record.source = bytes(headers.source);
+    record.destination = bytes(headers.destination);
+    record.source_port = headers.source_port;
+    record.destination_port = headers.destination_port;
+    record.seq = headers.seq;
+    record.ack = headers.ack;
+    record.len = headers.len;
+    record.captured = 0;
+    record.window = headers.window;
+    record.flags = headers.flags;
+    record.egress = (passage.hook & 1) as u8;
+    record.kind = kind;
+    record.scope = 0;
+    record.tally = flow.tally;
+    record.boundary = 0;
+}
+
+/// Of [`set_aside`]: done.
+const SET_ASIDE: u64 = 0;
+/// Of [`set_aside`]: the place has changed meanwhile.
+const CHANGED: u64 = 1;
+/// Of [`set_aside`]: there is no room.
+const NO_ROOM: u64 = 2;
+
+/// Sets the segment in `PASSAGE` aside, unless the place is no longer `place`.
+///
+/// The segment is in its slot before the place is looked at under the lock, and whoever moves the
+/// place on looks for slots afterwards: so one of the two sees the other.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return NO_ROOM;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return NO_ROOM;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let len = passage.headers.len;
+    if len > SLOT_BYTES {
+        return NO_ROOM;
+    }
+    let Ok(Some(index)) = FREE_SLOTS.pop() else {
+        return NO_ROOM;
+    };
+    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+        return NO_ROOM;
+    };
+    // SAFETY: the slot is ours until it is given away below.
+    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, now(), RECORD_SEGMENT) };
+    let wanted = opaque(u64::from(len));
+    let mut outcome = NO_ROOM;
+    let mut copied = true;
+    if wanted != 0 {
+        let wanted = opaque(wanted);
+        if wanted <= u64::from(SLOT_BYTES) {
+            // SAFETY: the slot has room for so many bytes.
+            copied = unsafe {
+                bpf_skb_load_bytes(
+                    skb.cast(),
+                    passage.headers.payload,
+                    (&raw mut (*slot).bytes).cast(),
+                    wanted as u32,
+                )
+            } == 0;
+        }
+    }
+    if copied {
+        let direction = &raw mut flow.directions[(passage.sender & 1) as usize];
+        // SAFETY: the lock is the flow's, the direction within its value.
+        unsafe {
+            bpf_spin_lock(&raw mut flow.lock);
+            if (*direction).place != place {
+                outcome = CHANGED;
+            } else {
+                for i in 0..SLOTS_A_DIRECTION {
+                    if outcome == NO_ROOM && (*direction).slots[i] == 0 {
+                        (*direction).slots[i] = index as u16;
+                        outcome = SET_ASIDE;
+                    }
+                }
+            }
+            bpf_spin_unlock(&raw mut flow.lock);
+        }
+    }
+    if outcome != SET_ASIDE {
+        let _ = FREE_SLOTS.push(index, 0);
+    }
+    outcome
+}
+
+/// Walks what the segment in `PASSAGE` has at the boundary in `HEADER` and beyond: frames right behind the answer
+/// that opens the WebSocket.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
+    let (Some(passage), Some(header)) = (PASSAGE.get_ptr_mut(0), HEADER.get_ptr(0)) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot.
+    let boundary = unsafe { (*header).boundary };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let end = passage.headers.seq.wrapping_add(passage.headers.len);
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let sender = (passage.sender & 1) as usize;
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32)) else {
+        return 0;
+    };
+    // SAFETY: as in `followed`.
+    let tally = unsafe { &mut *tally };
+    tally.next = boundary;
+    tally.edge = end;
+    let place = place_of(flow, sender);
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &mut *walk };
+    let headers = &passage.headers;
+    walk.payload = headers.payload;
+    walk.len = headers.len;
+    walk.seq = headers.seq;
+    walk.slot = 0;
+    walk.flags = flags(flow, sender as u32);
+    walk.begin(&flow.directions[sender], place);
+    let now = flow.last_seen;
+    describe(passage, flow, now, now, place.0);
+    if boundary != place.next() || end == boundary {
+        return 0;
+    }
+    if walk_segment(skb) != 0 {
+        walk.delta.clear();
+        lose(now, now);
+        return 0;
+    }
+    if commit(flow, sender, tally, place.0, 0) && walk.used > ENTRIES_AT {
+        emit_entries();
+    }
+    walk.delta.clear();
+    0
+}
+
+/// Walks the segments of the direction in `PASSAGE` that were set aside and are next.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn drain(skb: *mut __sk_buff) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let sender = (passage.sender & 1) as usize;
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32)) else {
+        return 0;
+    };
+    // SAFETY: as in `followed`.
+    let tally = unsafe { &mut *tally };
+    for _ in 0..SLOTS_A_DIRECTION {
+        if !drain_one(skb, passage, flow, sender, tally) {
+            break;
+        }
+    }
+    0
+}
+
+/// The slot of a segment that has the byte `next`, or is old; 0 if there is none.
+#[inline(never)]
+fn next_slot(flow: &Flow, sender: usize, next: u32) -> u64 {
+    let mut found = 0;
+    for i in 0..SLOTS_A_DIRECTION {
+        let index = flow.directions[sender & 1].slots[i];
+        if found == 0
+            && index != 0
+            && let Some(slot) = SLOTS.get_ptr(index.into())
+        {
+            // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
+            let seq = unsafe { (*slot).header.seq };
+            if seq.wrapping_sub(next) as i32 <= 0 {
+                found = index;
+            }
+        }
+    }
+    found.into()
+}
+
+/// Walks one of the segments that were set aside; whether there was one.
+#[inline(always)]
+fn drain_one(
+    skb: *mut __sk_buff,
+    passage: &Passage,
+    flow: &mut Flow,
+    sender: usize,
+    tally: &mut Tally,
+) -> bool {
+    let place = place_of(flow, sender);
+    if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
+        return false;
+    }
+    let found = next_slot(flow, sender, place.next()) as u16;
+    if found == 0 {
+        return false;
+    }
+    let (Some(slot), Some(walk), Some(entries)) = (
+        SLOTS.get_ptr_mut(found.into()),
+        WALK.get_ptr_mut(0),
+        ENTRIES.get_ptr_mut(0),
+    ) else {
+        return false;
+    };
+    // SAFETY: the last two are this CPU's own; the slot as above.
+    let (slot, walk) = unsafe { (&mut *slot, &mut *walk) };
+    walk.payload = 0;
+    walk.len = slot.header.len;
+    walk.seq = slot.header.seq;
+    walk.slot = found.into();
+    walk.flags = flags(flow, sender as u32);
+    let ends = slot.header.flags & (FIN | RST) != 0;
+    if ends {
+        walk.flags |= URGENT;
+    }
+    walk.begin(&flow.directions[sender], place);
+    describe(passage, flow, slot.header.time, slot.header.time, place.0);
+    // SAFETY: the header is at the buffer's beginning.
+    unsafe {
+        let record = entries.cast::<RecordHeader>();
+        (*record).seq = slot.header.seq;
+        (*record).ack = slot.header.ack;
+        (*record).len = slot.header.len;
+        (*record).flags = slot.header.flags;
+        (*record).window = slot.header.window;
+    }
+    let end = walk.seq.wrapping_add(walk.len);
+    let beyond = end.wrapping_sub(place.next()) as i32;
+    if beyond <= 0 {
+        walk.offset = walk.len.into();
+        // Old by now: the place stays as it is.
+        walk.offset = u64::from(place.next().wrapping_sub(walk.seq));
+    } else if walk_segment(skb) != 0 {
+        walk.delta.clear();
+        return false;
+    }
+    let committed = commit(flow, sender, tally, place.0, ends.into());
+    if committed {
+        if ends || walk.used > ENTRIES_AT {
+            emit_entries();
+        }
+        let _ = FREE_SLOTS.push(u32::from(found), 0);
+        count(Counter::Drained, 1);
+    }
+    walk.delta.clear();
+    committed
+}
+
+/// Gives the place of a direction up: from here on its segments are copied whole, those first that
+/// were set aside.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lose(quiet_since: u64, now: u64) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    give_up(passage, unsafe { &mut *flow }, quiet_since, now);
+    0
+}
+
+#[inline(always)]
+fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
+    let sender = (passage.sender & 1) as usize;
+    let place = place_of(flow, sender);
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &mut *walk };
+    walk.seq = passage.headers.seq;
+    walk.len = 0;
+    walk.flags = URGENT;
+    walk.begin(&flow.directions[sender], place);
+    describe(passage, flow, now, quiet_since, place.0);
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return;
+    };
+    let version = place.version().wrapping_add(1);
+    // SAFETY: the headers are at the buffer's beginning.
+    unsafe {
+        (*entries.cast::<RecordHeader>()).kind = RECORD_LOST;
+        let header = entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>();
+        (*header).state = u32::from(place.state()) | u32::from(version) << 16;
+    }
+    let direction = &raw mut flow.directions[sender];
+    let mut slots = [0; SLOTS_A_DIRECTION];
+    let mut done = false;
+    // SAFETY: the lock is the flow's, the direction within its value.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        if (*direction).place == place.0 {
+            let new = Place::new(place.next(), version, place.state(), 0, mode::WHOLE);
+            (*direction).place = new.0;
+            (*direction).records = (*direction).records.wrapping_add(1);
+            for i in 0..SLOTS_A_DIRECTION {
+                slots[i] = (*direction).slots[i];
+                (*direction).slots[i] = 0;
+            }
+            done = true;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    if !done {
+        return;
+    }
+    count(Counter::PlaceLost, 1);
+    emit_entries();
+    for index in slots {
+        if index == 0 {
+            continue;
+        }
+        let Some(slot) = SLOTS.get_ptr_mut(index.into()) else {
+            continue;
+        };
+        // SAFETY: the slot is ours, since it was taken under the lock.
+        let len = unsafe {
+            (*slot).header.captured = (*slot).header.len;
+            opaque(u64::from((*slot).header.len) + HEADER_LEN as u64)
+        };
+        if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
+            output(slot.cast(), len as u32, true);
+        }
+        let _ = FREE_SLOTS.push(u32::from(index), 0);
+    }
+}
