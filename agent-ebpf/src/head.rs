@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use wstap_ebpf::recognise::{Beginning, HeadSearch, PEEK, beginning};
 
-use wstap_ebpf::bound::opaque;
+use wstap_ebpf::bound::{load_u64, opaque};
 use crate::{headers::Headers, maps::SCRATCH};
 
 /// Bytes of a request's segment that are searched. One that is longer is left to the agent.
@@ -75,7 +75,7 @@ extern "C" fn search(skb: *mut __sk_buff, payload: u32, len: u32) -> u64 {
     while at < SEARCHED && at < len {
         for i in 0..STRIDE {
             // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
-            search.request(unsafe { scratch.add(at + i).cast::<u64>().read_unaligned() });
+            search.request(unsafe { load_u64(scratch.add(at + i)) });
         }
         at += STRIDE;
     }
@@ -112,7 +112,7 @@ extern "C" fn response_head(skb: *mut __sk_buff, payload: u32, len: u32) -> u64 
     while at < HEAD && at < len {
         for i in 0..STRIDE {
             // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
-            let word = unsafe { scratch.add(at + i).cast::<u64>().read_unaligned() };
+            let word = unsafe { load_u64(scratch.add(at + i)) };
             search.response((at + i) as u64, word);
         }
         at += STRIDE;

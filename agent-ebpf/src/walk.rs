@@ -20,7 +20,7 @@ use wstap_common::{
     },
 };
 
-use wstap_ebpf::bound::opaque;
+use wstap_ebpf::bound::{load_u16, load_u64, opaque, store_u64};
 
 use crate::{
     maps::{ENTRIES, RECORDS, SLOTS, WALK, count},
@@ -216,9 +216,9 @@ extern "C" fn load_window(skb: *mut __sk_buff) -> u64 {
     let begin = CARRY - carried;
     // SAFETY: `begin` is at most `CARRY`, and there is room for more than 16 bytes behind.
     unsafe {
-        let to = walk.window.as_mut_ptr().add(begin as usize).cast::<u64>();
-        to.write_unaligned(walk.carry[0]);
-        to.add(1).write_unaligned(walk.carry[1]);
+        let to = walk.window.as_mut_ptr().add(begin as usize);
+        store_u64(to, walk.carry[0]);
+        store_u64(to.add(8), walk.carry[1]);
     }
     walk.at = begin;
     walk.filled = CARRY + wanted;
@@ -265,11 +265,10 @@ fn control_payload(skb: *mut __sk_buff, walk: &mut Walk) -> bool {
     // SAFETY: nothing is in the buffer yet, and it has room for more than one entry.
     let to = unsafe {
         let to = entries.cast::<u8>().add(ENTRIES_AT as usize);
-        let word = to.cast::<u64>();
-        word.write_unaligned(walk.message_len);
-        word.add(1)
-            .write_unaligned(u64::from(seq) | u64::from(walk.frames) << 32);
-        word.add(2).write_unaligned(
+        store_u64(to, walk.message_len);
+        store_u64(to.add(8), u64::from(seq) | u64::from(walk.frames) << 32);
+        store_u64(
+            to.add(16),
             u64::from(walk.message_frames) | u64::from(walk.state) << 32 | 1 << 40 | part << 48,
         );
         to.add(ENTRY_LEN)
@@ -377,9 +376,9 @@ extern "C" fn walk_window() -> u64 {
         if at <= CARRY + WINDOW && carried <= 14 {
             // SAFETY: there is room for 16 bytes behind any byte of the segment.
             unsafe {
-                let from = walk.window.as_ptr().add(at as usize).cast::<u64>();
-                walk.carry[0] = from.read_unaligned();
-                walk.carry[1] = from.add(1).read_unaligned();
+                let from = walk.window.as_ptr().add(at as usize);
+                walk.carry[0] = load_u64(from);
+                walk.carry[1] = load_u64(from.add(8));
             }
             walk.carried = carried as u32;
         }
@@ -412,8 +411,8 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     // SAFETY: as above.
     let (head, length) = unsafe {
         (
-            u64::from(bytes.cast::<u16>().read_unaligned()),
-            bytes.add(2).cast::<u64>().read_unaligned(),
+            load_u16(bytes),
+            load_u64(bytes.add(2)),
         )
     };
     let (first, second) = (head & 0xff, head >> 8);
@@ -501,20 +500,18 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
         // the segment the window has room for as many.
         unsafe {
             let to = entries.add(to as usize);
-            let word = to.cast::<u64>();
-            word.write_unaligned(walk.message_len);
-            word.add(1)
-                .write_unaligned(u64::from(seq) | u64::from(walk.frames) << 32);
-            word.add(2).write_unaligned(
+            store_u64(to, walk.message_len);
+            store_u64(to.add(8), u64::from(seq) | u64::from(walk.frames) << 32);
+            store_u64(
+                to.add(16),
                 u64::from(walk.message_frames) | before << 32 | copied << 48,
             );
-            let from = bytes.cast::<u64>();
-            let to = to.add(ENTRY_LEN).cast::<u64>();
-            to.write_unaligned(from.read_unaligned());
-            to.add(1).write_unaligned(from.add(1).read_unaligned());
+            let to = to.add(ENTRY_LEN);
+            store_u64(to, load_u64(bytes));
+            store_u64(to.add(8), load_u64(bytes.add(8)));
             if copied > DATA_COPY {
                 for i in 2..(CONTROL_COPY / 8) as usize {
-                    to.add(i).write_unaligned(from.add(i).read_unaligned());
+                    store_u64(to.add(i * 8), load_u64(bytes.add(i * 8)));
                 }
             }
         }
