@@ -344,7 +344,10 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
             }
             _ => {}
         },
-        Beginning::ClientHello if matches!(state.stage, stage::FRESH | stage::UNKNOWN) => {
+        // Behind HTTP it is what a tunnel (`CONNECT`) is for. Where the agent is looking on, it counts.
+        Beginning::ClientHello
+            if matches!(state.stage, stage::FRESH | stage::UNKNOWN | stage::HTTP) =>
+        {
             count(Counter::Tls, 1);
             state.stage = stage::IGNORED;
         }

@@ -14,7 +14,7 @@ use log::LevelFilter;
 
 pub use self::group::{
     Attach, CaptureArgs, ColorWhen, EventName, Format, LimitArgs, MetricsArgs, OutputArgs,
-    PathLabel, SelectionArgs, When,
+    SelectionArgs, When,
 };
 
 /// What the help of every printing command says of its selection.

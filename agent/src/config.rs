@@ -8,12 +8,13 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use log::LevelFilter;
 
 pub use crate::cli::{
-    Attach as AttachMode, ColorWhen as Color, EventName, Format, PathLabel,
+    Attach as AttachMode, ColorWhen as Color, EventName, Format,
     value::{Endpoint, OpcodeName},
 };
 use crate::{
     cli::{self, value::Globs},
     proto::{flow::Direction, observer},
+    sink::metrics::PathLabel,
 };
 
 /// Flags that do not go together.
@@ -129,7 +130,7 @@ pub struct Selection {
     pub duration: Option<Duration>,
 }
 
-/// Labels and series of the metrics that `wstap read` prints.
+/// Labels and series of the metrics that `wstap run` serves and `wstap read` prints.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SeriesConfig {
     /// Live connections that get series of their own.
@@ -151,14 +152,8 @@ pub struct RunConfig {
     pub observer: observer::Config,
     /// Where to serve HTTP.
     pub listen: SocketAddr,
-    /// Live connections that get series of their own.
-    pub connection_series: u32,
-    /// How long these stay after the connection.
-    pub series_linger: Duration,
-    /// Distinct sets of endpoint labels.
-    pub max_endpoints: u32,
-    /// The label `path`.
-    pub path_label: PathLabel,
+    /// Labels and series of the metrics.
+    pub series: SeriesConfig,
     /// Whether `/connections` is served.
     pub connections_endpoint: bool,
 }
@@ -232,10 +227,7 @@ impl TryFrom<cli::RunArgs> for RunConfig {
             capture: capture(&args.capture, &args.limits)?,
             observer: limits(&args.limits)?,
             listen: args.listen,
-            connection_series: args.metrics.connection_series,
-            series_linger: args.metrics.series_linger,
-            max_endpoints: args.metrics.max_endpoints,
-            path_label: args.metrics.path_label,
+            series: series(&args.metrics),
             connections_endpoint: match args.connections_endpoint {
                 cli::When::Auto => args.listen.ip().to_canonical().is_loopback(),
                 cli::When::On => true,

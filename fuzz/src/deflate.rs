@@ -1,7 +1,7 @@
 //! permessage-deflate (RFC 7692): what is negotiated, and what is inflated.
 //!
 //! Layout: a byte. Even: what was agreed as a run, then what was offered. Odd: a message; the byte
-//! says how it is cut.
+//! says how it is cut, and how large the window is.
 
 use wstap::proto::{
     deflate::{Extensions, parse_extensions, unoffered},
@@ -20,7 +20,8 @@ pub fn run(data: &[u8]) {
     if what & 1 == 0 {
         negotiate(input);
     } else {
-        inflate(input.rest(), usize::from(what >> 1).max(1));
+        let size = usize::from(what >> 4).max(1);
+        inflate(input.rest(), size, 8 + (what >> 1 & 7));
     }
 }
 
@@ -48,9 +49,9 @@ fn negotiate(mut input: Input<'_>) {
 }
 
 /// What comes out, and how it ends, is the same however the message is cut.
-fn inflate(message: &[u8], size: usize) {
-    let whole = inflated(message, message.len().max(1));
-    let cut = inflated(message, size);
+fn inflate(message: &[u8], size: usize, window_bits: u8) {
+    let whole = inflated(message, message.len().max(1), window_bits);
+    let cut = inflated(message, size, window_bits);
     assert_eq!(whole.1, cut.1);
     // Where it is stopped, the rest of a piece is not looked at.
     if whole.1 != Inflated::Stopped {
@@ -63,11 +64,11 @@ fn inflate(message: &[u8], size: usize) {
     }
 }
 
-fn inflated(message: &[u8], size: usize) -> (Vec<u8>, Inflated) {
-    let mut inflater = Inflater::new();
-    let (mut room, mut out) = (Vec::new(), Vec::new());
+fn inflated(message: &[u8], size: usize, window_bits: u8) -> (Vec<u8>, Inflated) {
+    let mut inflater = Inflater::new(window_bits);
+    let mut out = Vec::new();
     for piece in message.chunks(size) {
-        let fed = inflater.feed(piece, &mut room, &mut |bytes| {
+        let fed = inflater.feed(piece, &mut |bytes| {
             out.extend_from_slice(bytes);
             out.len() < MOST
         });
@@ -75,9 +76,6 @@ fn inflated(message: &[u8], size: usize) -> (Vec<u8>, Inflated) {
             return (out, fed);
         }
     }
-    let end = inflater.finish(true, &mut room, &mut |bytes| {
-        out.extend_from_slice(bytes);
-        out.len() < MOST
-    });
+    let end = inflater.finish();
     (out, end)
 }

@@ -8,7 +8,7 @@ use log::LevelFilter;
 use wstap_common::record::MAX_SNAP_LENGTH;
 
 use super::value::{self, Endpoint, Globs, OpcodeName};
-use crate::proto::flow::Direction;
+use crate::{proto::flow::Direction, sink::metrics::PathLabel};
 
 /// What to capture, and how.
 #[derive(Args, Debug)]
@@ -362,17 +362,6 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// The form of the label `path`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum PathLabel {
-    /// Without query, identifiers replaced.
-    Template,
-    /// As sent.
-    Raw,
-    /// Empty.
-    None,
 }
 
 /// The names of events.

@@ -7,11 +7,17 @@ use std::{
     time::Duration,
 };
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{
+    ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use globset::{Glob, GlobBuilder};
 use log::LevelFilter;
 
-use crate::proto::{flow::Direction, frame::Opcode};
+use crate::{
+    proto::{flow::Direction, frame::Opcode},
+    sink::metrics::PathLabel,
+};
 
 /// Why a value is none.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -332,6 +338,21 @@ pub fn command_name(text: &str) -> Result<String, ValueError> {
         .find_subcommand(text)
         .map(|command| command.get_name().to_owned())
         .ok_or(ValueError::Command)
+}
+
+impl ValueEnum for PathLabel {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Template, Self::Raw, Self::None]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::Template => ("template", "Without query, identifiers replaced"),
+            Self::Raw => ("raw", "As sent"),
+            Self::None => ("none", "Empty"),
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use anyhow::Context as _;
 
 use crate::{
     cli::{Cli, Command},
-    config::{PathLabel, SeriesConfig},
-    sink::metrics::{self, MetricsConfig},
+    config::SeriesConfig,
+    sink::metrics::MetricsConfig,
 };
 
 /// What fails where a command that prints does.
@@ -48,11 +48,7 @@ fn metrics_config(series: &SeriesConfig) -> MetricsConfig {
         max_endpoints: usize::try_from(series.max_endpoints).unwrap_or(usize::MAX),
         connection_series: usize::try_from(series.connection_series).unwrap_or(usize::MAX),
         series_linger: series.series_linger,
-        path_label: match series.path_label {
-            PathLabel::Template => metrics::PathLabel::Template,
-            PathLabel::Raw => metrics::PathLabel::Raw,
-            PathLabel::None => metrics::PathLabel::None,
-        },
+        path_label: series.path_label,
     }
 }
 

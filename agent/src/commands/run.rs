@@ -10,7 +10,7 @@ use super::{
     metrics_config,
 };
 use crate::{
-    config::{RunConfig, SeriesConfig},
+    config::RunConfig,
     server::{self, ConnectionsEndpoint, Readiness, ServerState},
     sink::{
         metrics::{AgentStatus, Metrics, Totals},
@@ -46,12 +46,7 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     })?;
     let listen = listener.local_addr().context("listening")?;
 
-    let metrics = Arc::new(Metrics::new(&metrics_config(&SeriesConfig {
-        connection_series: config.connection_series,
-        series_linger: config.series_linger,
-        max_endpoints: config.max_endpoints,
-        path_label: config.path_label,
-    })));
+    let metrics = Arc::new(Metrics::new(&metrics_config(&config.series)));
     let readiness = Readiness::default();
     let state = ServerState {
         metrics: Arc::clone(&metrics),

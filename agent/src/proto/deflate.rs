@@ -163,6 +163,15 @@ impl DeflateParameters {
             Direction::ServerToClient => !self.server_no_context_takeover,
         }
     }
+
+    /// Base-2 logarithm of the window of who sends in `direction`.
+    #[must_use]
+    pub fn max_window_bits(&self, direction: Direction) -> u8 {
+        match direction {
+            Direction::ClientToServer => self.client_max_window_bits,
+            Direction::ServerToClient => self.server_max_window_bits,
+        }
+    }
 }
 
 impl Extension {

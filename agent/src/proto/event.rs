@@ -41,6 +41,21 @@ pub struct Connection {
     pub path: Option<String>,
     /// The subprotocol agreed on.
     pub subprotocol: Option<String>,
+    /// `Sec-WebSocket-Key` of the request. A proxy that passes the request on sends it again.
+    pub key: Option<String>,
+    /// Where a proxy passed the request on, as far as that was seen.
+    pub next_hop: Option<Hop>,
+}
+
+/// A connection, as another one names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Hop {
+    /// [`Connection::id`].
+    pub id: ConnId,
+    /// [`Connection::client`]: the proxy's own socket address.
+    pub client: SocketAddr,
+    /// [`Connection::server`].
+    pub server: SocketAddr,
 }
 
 /// What happened.
@@ -286,7 +301,8 @@ pub struct TcpCounts {
     pub retransmitted: u64,
     /// Arrived ahead of bytes that were still to come.
     pub out_of_order: u64,
-    /// Keep-alive probes: one byte before the next sequence number, with one stale byte or none.
+    /// Keep-alive probes: one byte before the next sequence number, with one stale byte or none,
+    /// unless the other side has closed its window.
     pub keepalive_probes: u64,
     /// Announced a window of zero.
     pub zero_windows: u64,
@@ -365,7 +381,7 @@ rules! {
     InvalidUtf8 "invalid_utf8",
     /// RFC 7692, 7.2: compressed data that cannot be inflated.
     InvalidDeflate "invalid_deflate",
-    /// RFC 6455, 5.5.1: nothing is sent after a close frame.
+    /// RFC 6455, 5.5.1: no data and no other close frame is sent after a close frame.
     DataAfterClose "data_after_close",
     /// RFC 6455, 4.1: the request has a `Sec-WebSocket-Key`.
     MissingKey "missing_key",

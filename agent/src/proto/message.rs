@@ -65,7 +65,7 @@ impl Messages {
 
     /// Takes in a frame's header. Yields the rule that it breaks by coming now.
     ///
-    /// `compressed` says whether RSV1 of this frame would mean compression.
+    /// `compressed` says whether RSV1 of this frame is set and means compression.
     pub fn begin_frame(&mut self, header: &Header, compressed: bool) -> Option<Rule> {
         if header.opcode.is_control() {
             return None;
@@ -85,6 +85,7 @@ impl Messages {
             State::Unknown => None,
             State::Within(open) => {
                 open.frames += 1;
+                open.compressed |= compressed;
                 open.len = open.len.saturating_add(header.payload_len());
                 None
             }

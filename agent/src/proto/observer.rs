@@ -25,7 +25,7 @@ use super::{
     flow::{ConnId, FlowKey},
     segment::Segment,
     seq::SeqNumber,
-    session::{Context, Ending, Session},
+    session::{Context, Ending, Hops, Session},
     tcp::{Limits, Shared, StreamEvent, TcpFlow},
     time::Timestamp,
 };
@@ -70,6 +70,7 @@ pub struct Observer {
     limits: Limits,
     table: Table<Entry>,
     keys: Keys,
+    hops: Hops,
     /// When a connection's missing bytes have been waited for long enough. An element is void if
     /// the entry says otherwise.
     timers: BinaryHeap<Reverse<(Timestamp, SlotId, u32)>>,
@@ -81,8 +82,6 @@ pub struct Observer {
     held: usize,
     /// Decompressors that sessions have.
     inflaters: usize,
-    /// Memory to inflate in.
-    room: Vec<u8>,
     last_id: u64,
     /// Entries made so far.
     born: u64,
@@ -156,10 +155,10 @@ macro_rules! context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
+            hops: &$observer.hops,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
-            room: &mut $observer.room,
             held_elsewhere: $observer.shared.buffered,
             from_start: $from_start,
         }
@@ -181,13 +180,13 @@ impl Observer {
             limits,
             table: Table::new(),
             keys: Keys::default(),
+            hops: Hops::default(),
             timers: BinaryHeap::new(),
             now: Timestamp::default(),
             shared: Shared::default(),
             stats: Stats::default(),
             held: 0,
             inflaters: 0,
-            room: Vec::new(),
             last_id: 0,
             born: 0,
             events: VecDeque::new(),
@@ -378,6 +377,9 @@ impl Observer {
             self.last_id = mark.last_id;
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
             return;
+        }
+        if let Some(answered) = live.session.take_answered() {
+            self.hops.remember(answered);
         }
         if let Some(ts) = live.session.over() {
             let tcp = live.counts();

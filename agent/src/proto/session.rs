@@ -8,6 +8,7 @@ mod account;
 mod chain;
 mod content;
 mod evidence;
+mod hops;
 mod http;
 mod incoming;
 mod payload;
@@ -21,7 +22,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use account::{Account, Decided};
 use chain::Chain;
-use http::{Bytes, Held, Http, Opening, Step};
+use http::{Bytes, Held, Http, Input, Opening, Step};
 use probe::{Found, Probe, is_credible};
 use websocket::WebSocket;
 
@@ -35,6 +36,7 @@ use super::{
 };
 
 pub use account::RequestSeen;
+pub use hops::{Answered, Hops};
 
 /// What sessions share.
 #[derive(Debug)]
@@ -45,14 +47,14 @@ pub struct Context<'a> {
     pub stats: &'a mut Stats,
     /// Where events go.
     pub events: &'a mut VecDeque<Event>,
+    /// Handshakes that may be the next hops of others.
+    pub hops: &'a Hops,
     /// The last connection number given.
     pub last_id: &'a mut u64,
     /// Bytes that all sessions hold.
     pub held: &'a mut usize,
     /// Decompressors that all sessions have.
     pub inflaters: &'a mut usize,
-    /// Memory to inflate in; what is in it means nothing.
-    pub room: &'a mut Vec<u8>,
     /// Bytes that others hold and that count for the same limit.
     pub held_elsewhere: usize,
     /// The beginning of the connection was seen: what comes first is a beginning.
@@ -128,6 +130,7 @@ impl Session {
                 violations: Default::default(),
                 decision: None,
                 request: None,
+                answered: None,
             },
             phase: Phase::Http(Box::new(Http::new())),
             fins: [None; 2],
@@ -162,6 +165,11 @@ impl Session {
     /// The request for a WebSocket that was seen last, once.
     pub fn take_request(&mut self) -> Option<RequestSeen> {
         self.account.request.take()
+    }
+
+    /// The handshake that was answered last, once.
+    pub fn take_answered(&mut self) -> Option<Answered> {
+        self.account.answered.take()
     }
 
     /// Takes in what the stream yields. [`StreamEvent::Restart`] is not for a session: it is the end
@@ -451,27 +459,11 @@ impl Session {
     fn replay(&mut self, side: Option<usize>, held: Vec<Held>, cx: &mut Context<'_>) {
         let Some(side) = side else { return };
         for held in held {
-            match held {
-                Held::Missing { ts, offset, len } => {
+            match held.input(side) {
+                Input::Bytes(input) => self.handle_bytes(&input, cx),
+                Input::Missing { ts, offset, len } => {
                     self.handle_missing(side, ts, offset, len, cx);
                 }
-                Held::Bytes {
-                    ts,
-                    offset,
-                    bytes,
-                    starts_segment,
-                    ends_segment,
-                } => self.handle_bytes(
-                    &Bytes {
-                        side,
-                        ts,
-                        offset,
-                        bytes: &bytes,
-                        starts_segment,
-                        ends_segment,
-                    },
-                    cx,
-                ),
             }
         }
     }

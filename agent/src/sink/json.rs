@@ -206,6 +206,10 @@ impl Object<'_> {
             self.0.push(b']');
         }
         self.known_string("extensions", handshake.extensions.as_deref());
+        self.known_string("key", connection.key.as_deref());
+        if let Some(hop) = &connection.next_hop {
+            self.display("next_hop", hop.id);
+        }
         self.known_number(
             "latency_ns",
             handshake.latency.map(|latency| latency.as_nanos()),
@@ -418,14 +422,24 @@ mod tests {
                 r#""outcome":"accepted","method":"GET","path":"/rooms/1?token=x","#,
                 r#""host":"chat.example:8080","origin":"https://example","status":101,"#,
                 r#""subprotocol":"chat.v2","offered_subprotocols":["chat.v2","chat.v1"],"#,
-                r#""extensions":"permessage-deflate","latency_ns":1240000}"#
+                r#""extensions":"permessage-deflate","key":"dGhlIHNhbXBsZSBub25jZQ==","#,
+                r#""latency_ns":1240000}"#
             )
         );
+        let proxied = Connection {
+            next_hop: Some(sample::next_hop()),
+            ..sample::connection()
+        };
+        let line = printed(&sample::on(proxied, sample::handshake()));
+        let end =
+            "\"key\":\"dGhlIHNhbXBsZSBub25jZQ==\",\"next_hop\":\"c6\",\"latency_ns\":1240000}\n";
+        assert!(line.ends_with(end), "{line}");
         let midstream = Connection {
             outcome: Outcome::Midstream,
             host: None,
             path: None,
             subprotocol: None,
+            key: None,
             ..sample::connection()
         };
         let kind = EventKind::Handshake(Box::default());

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use crate::proto::{
     event::{
-        Close, CloseBody, CloseKind, Connection, Event, EventKind, Frame, Gap, Handshake, Message,
-        OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
+        Close, CloseBody, CloseKind, Connection, Event, EventKind, Frame, Gap, Handshake, Hop,
+        Message, OpcodeCounts, Outcome, Preview, Rule, TcpCounts, Violation,
     },
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
@@ -26,6 +26,17 @@ pub fn connection() -> Connection {
         host: Some("chat.example:8080".into()),
         path: Some("/rooms/1?token=x".into()),
         subprotocol: Some("chat.v2".into()),
+        key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
+        next_hop: None,
+    }
+}
+
+/// Where a proxy passed [`connection`]'s request on.
+pub fn next_hop() -> Hop {
+    Hop {
+        id: ConnId(6),
+        client: "[2001:db8::1]:51000".parse().unwrap(),
+        server: "198.51.100.4:9000".parse().unwrap(),
     }
 }
 

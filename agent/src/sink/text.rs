@@ -138,6 +138,9 @@ impl<W: Write> Text<W> {
         self.value("subprotocol", connection.subprotocol.as_deref());
         self.value("extensions", handshake.extensions.as_deref());
         self.value("origin", handshake.origin.as_deref());
+        if let Some(hop) = &connection.next_hop {
+            let _ = write!(self.line, "  next hop {} -> {}", hop.client, hop.server);
+        }
         if let Some(latency) = handshake.latency {
             let _ = write!(self.line, "  in {}", Time(latency));
         }
@@ -403,6 +406,21 @@ mod tests {
                  5.0 s  -> 4 frames 2.9 KiB  <- 1 frame 0 B",
             ]
         );
+    }
+
+    #[test]
+    fn a_proxied_handshake_names_its_next_hop() {
+        let proxied = Connection {
+            next_hop: Some(sample::next_hop()),
+            ..sample::connection()
+        };
+        let mut out = Vec::new();
+        let mut text = Text::new(&mut out, no_interfaces(), false);
+        text.event(&sample::on(proxied, sample::handshake()))
+            .unwrap();
+        let line = String::from_utf8(out).unwrap();
+        let end = "  next hop [2001:db8::1]:51000 -> 198.51.100.4:9000  in 1.2 ms\n";
+        assert!(line.ends_with(end), "{line}");
     }
 
     #[test]

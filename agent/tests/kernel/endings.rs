@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -14,6 +14,7 @@ use super::{
         eventually,
         load::{Closer, Load, Script},
         machine::turn,
+        netns::Netns,
     },
 };
 
@@ -27,7 +28,17 @@ const TEXT: &[u8] = &[0x81, 2, b'o', b'k'];
 /// A connection's two ends after the request was answered with `answer`.
 pub(super) fn answered(pair: &Pair, to: SocketAddr, answer: &str) -> (TcpStream, TcpStream) {
     let listener = pair.server.listen(to);
-    let mut client = pair.client.connect(to).expect("a listening server");
+    answered_by(&listener, &pair.client, to, answer)
+}
+
+/// As [`answered`], by a server that listens already.
+pub(super) fn answered_by(
+    listener: &TcpListener,
+    client: &Netns,
+    to: SocketAddr,
+    answer: &str,
+) -> (TcpStream, TcpStream) {
+    let mut client = client.connect(to).expect("a listening server");
     let (mut server, _) = listener.accept().expect("a client");
     client
         .write_all(REQUEST.as_bytes())

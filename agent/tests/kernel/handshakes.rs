@@ -138,3 +138,57 @@ fn whatever_precedes_the_upgrade() {
         before.len() as u64
     );
 }
+
+#[test]
+fn tls_is_counted_whatever_precedes_it() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "-i s0");
+    let hello = [&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..], &[7; 506]].concat();
+    let v1_at_once = [V1, &hello].concat();
+    let v2_at_once = [V2, &hello].concat();
+    let before: [(&str, Vec<Part<'_>>); 6] = [
+        ("nothing", vec![(Client, &hello)]),
+        ("PROXY v1 in the segment", vec![(Client, &v1_at_once)]),
+        ("PROXY v1 before it", vec![(Client, V1), (Client, &hello)]),
+        ("PROXY v2 in the segment", vec![(Client, &v2_at_once)]),
+        ("PROXY v2 before it", vec![(Client, V2), (Client, &hello)]),
+        (
+            "a tunnel",
+            vec![
+                (Client, b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"),
+                (Server, b"HTTP/1.0 200 Connection established\r\n\r\n"),
+                (Client, &hello),
+            ],
+        ),
+    ];
+    for (n, (what, parts)) in (1..).zip(&before) {
+        let to = at(Pair::V4);
+        let listener = pair.server.listen(to);
+        let client = pair.client.connect(to).expect("a listening server");
+        let (server, _) = listener.accept().expect("a client");
+        let mut ends = [client, server];
+        converse(&mut ends, parts);
+        // The server's part, and application data.
+        converse(
+            &mut ends,
+            &[(Server, &hello), (Client, b"\x17\x03\x03\0\x01x")],
+        );
+        drop(ends);
+        let what = format!("TLS after {what} is counted");
+        let counted = || {
+            let labels = [("reason", "tls")];
+            (agent.metrics()).sum("wstap_unreadable_connections_total", &labels)
+        };
+        eventually(&what, Duration::from_secs(5), || match counted() {
+            count if count == n => Ok(()),
+            count => Err(format!("{count} instead of {n}")),
+        });
+    }
+    // Each once.
+    let metrics = agent.metrics();
+    let labels = [("reason", "tls")];
+    let counted = metrics.sum("wstap_unreadable_connections_total", &labels);
+    assert_eq!(counted, before.len() as u64);
+    assert_eq!(metrics.sum("websocket_handshakes_total", &[]), 0);
+}

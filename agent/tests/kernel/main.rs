@@ -8,6 +8,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../autobahn/cases/mod.rs"]
+mod cases;
+
+mod autobahn;
+mod browser;
 mod endings;
 mod forgotten;
 mod handshakes;
@@ -16,7 +21,9 @@ mod lifecycle;
 mod midstream;
 mod other_traffic;
 mod prometheus;
+mod proxies;
 mod scale;
+mod tcp;
 mod topology;
 mod trace;
 mod violations;

@@ -59,6 +59,14 @@ impl Process {
             .clone()
     }
 
+    /// How many bytes it has printed so far.
+    pub fn printed(&self) -> usize {
+        self.stdout
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
     /// What it has complained of so far.
     pub fn stderr(&self) -> String {
         self.stderr

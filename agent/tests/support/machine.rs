@@ -79,6 +79,9 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
         ("tcpdump", "tcpdump"),
         ("prometheus", "prometheus"),
         ("promtool", "prometheus"),
+        ("nginx", "nginx"),
+        ("haproxy", "haproxy"),
+        ("chromium", "chromium"),
     ] {
         // That it starts is enough: `ip` and `tc` do not know this flag.
         if Command::new(command).arg("--version").output().is_err() {

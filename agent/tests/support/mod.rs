@@ -2,13 +2,16 @@
 //! themselves, the agent as a child process, and the text that it serves.
 
 pub mod agent;
+pub mod browser;
 pub mod exposition;
 pub mod load;
 pub mod machine;
 pub mod netns;
+pub mod proxy;
 pub mod python;
 pub mod tally;
 pub mod tap;
+pub mod trace;
 
 use std::time::{Duration, Instant};
 

@@ -121,6 +121,16 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// One direction, by its name.
+    #[track_caller]
+    pub fn direction(&mut self, name: &Value) -> &mut Counts {
+        match name.as_str() {
+            Some("client_to_server") => &mut self.client_to_server,
+            Some("server_to_client") => &mut self.server_to_client,
+            _ => panic!("no direction: {name}"),
+        }
+    }
+
     /// What two peers agree on. `initiator` is who sent the close frames first.
     ///
     /// # Panics

@@ -136,12 +136,17 @@ fn install(packages: &[&str]) -> Result<()> {
 
 /// Keeps the services of packages that the tests only take a program from away from the next boot.
 fn keep_stopped(installed: &[&str]) {
-    let systemd = Path::new("/run/systemd/system").is_dir();
-    if systemd && installed.contains(&"prometheus") {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return;
+    }
+    for service in ["prometheus", "nginx", "haproxy"] {
+        if !installed.contains(&service) {
+            continue;
+        }
         let mut command = Command::new("systemctl");
-        command.args(["--quiet", "disable", "prometheus.service"]);
+        command.args(["--quiet", "disable", &format!("{service}.service")]);
         if let Err(error) = process::run(&mut command) {
-            say(format!("the service prometheus stays enabled: {error:#}"));
+            say(format!("the service {service} stays enabled: {error:#}"));
         }
     }
 }

@@ -11,7 +11,8 @@ use super::say;
 use crate::{process, workspace};
 
 /// Namespaces, NAT, the kernel's own view of programs, captures, an independent dissector,
-/// `promtool` and a Prometheus that scrapes, and what makes the Python peers.
+/// `promtool` and a Prometheus that scrapes, proxies in between, a browser, and what makes the Python
+/// peers.
 pub const PACKAGES: &[&str] = &[
     "iproute2",
     "nftables",
@@ -19,6 +20,9 @@ pub const PACKAGES: &[&str] = &[
     "tcpdump",
     "tshark",
     "prometheus",
+    "nginx",
+    "haproxy",
+    "chromium",
     "python3-venv",
 ];
 

@@ -3,13 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::proto::{flow::FlowKey, seq::SeqNumber};
+use crate::proto::{flow::FlowKey, seq::SeqNumber, upgrade::MAX_KEY};
 
 /// Requests that are remembered. The accounts of one connection are milliseconds apart.
 const REMEMBERED: usize = 16_384;
-
-/// A key as long as this is no `Sec-WebSocket-Key`, which has 24 characters.
-const MAX_KEY: usize = 64;
 
 /// `Sec-WebSocket-Key` and the sequence number of the request. Proxies open a TCP connection of
 /// their own, which begins with another number; NAT leaves it as it is.

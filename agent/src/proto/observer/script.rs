@@ -114,6 +114,25 @@ impl Script {
         script
     }
 
+    /// The same with these extensions offered and agreed on.
+    pub fn agreed(config: Config, offered: &str, response: &str) -> Self {
+        let with = |head: &str, extensions: &str| {
+            let line = format!("\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n");
+            head.replace("\r\n\r\n", &line)
+        };
+        let mut script = Self::new(config);
+        script.connect();
+        script.client(with(REQUEST, offered).as_bytes());
+        script.server(with(RESPONSE, response).as_bytes());
+        assert_eq!(script.lines(), ["handshake accepted 101 /chat"]);
+        script
+    }
+
+    /// The same with permessage-deflate, without parameters.
+    pub fn with_deflate(config: Config) -> Self {
+        Self::agreed(config, "permessage-deflate", "permessage-deflate")
+    }
+
     /// SYN, SYN|ACK, ACK.
     pub fn connect(&mut self) {
         self.segment(Role::Client, SYN, &[]);

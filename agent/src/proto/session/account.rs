@@ -2,13 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Context, violations::Violations};
+use super::{Answered, Context, violations::Violations};
 use crate::proto::{
-    event::{Connection, EventKind, Handshake, Outcome},
+    event::{Connection, EventKind, Handshake, Hop, Outcome},
     flow::{ConnId, Direction},
     observer::Decision,
     time::Timestamp,
-    upgrade::{Fault, Request, ResponseHead},
+    upgrade::{Fault, MAX_KEY, Request, ResponseHead},
 };
 
 /// A request for a WebSocket, and when it began.
@@ -39,6 +39,7 @@ pub(super) struct Account {
     pub violations: Violations,
     pub decision: Option<Decision>,
     pub request: Option<RequestSeen>,
+    pub answered: Option<Answered>,
 }
 
 /// How an attempt was decided.
@@ -73,10 +74,20 @@ impl Account {
             outcome => outcome,
         };
         let id = *self.id.get_or_insert_with(|| cx.next_id());
-        let connection = Arc::new(Connection {
+        let key = request
+            .and_then(|request| request.key.clone())
+            .filter(|key| key.len() <= MAX_KEY);
+        let began = attempt.map(|attempt| attempt.began);
+        let own = Hop {
             id,
             client: self.ends[client],
             server: self.ends[1 - client],
+        };
+        let asked = key.as_deref().zip(began);
+        let connection = Arc::new(Connection {
+            id,
+            client: own.client,
+            server: own.server,
             interface: self.interface,
             opened: ts,
             outcome,
@@ -85,6 +96,8 @@ impl Account {
             subprotocol: response
                 .filter(|_| outcome.opens())
                 .and_then(|response| response.subprotocol.clone()),
+            next_hop: asked.and_then(|(key, began)| cx.hops.behind(&own, key, began)),
+            key: key.clone(),
         });
         let faults = [
             (Direction::ClientToServer, request_faults),
@@ -97,7 +110,13 @@ impl Account {
                     .report(&connection, direction, ts, *rule, &detail, cx);
             }
         }
-        let began = attempt.map(|attempt| attempt.began);
+        if let (Some(key), Some(began), Some(_)) = (key, began, response) {
+            self.answered = Some(Answered {
+                key,
+                began,
+                hop: own,
+            });
+        }
         let handshake = Handshake {
             method: request.map(|request| request.method.clone()),
             origin: request.and_then(|request| request.origin.clone()),

@@ -45,6 +45,7 @@ pub(super) struct Content {
 struct Deflate {
     unit: Unit,
     takeover: bool,
+    window_bits: u8,
 }
 
 /// What is known of the bytes to which compressed ones may refer.
@@ -112,6 +113,7 @@ impl Content {
             deflate: deflate.map(|parameters| Deflate {
                 unit: parameters.unit,
                 takeover: parameters.context_takeover(direction),
+                window_bits: parameters.max_window_bits(direction),
             }),
             inflater: None,
             window: Window::Known,
@@ -184,7 +186,13 @@ impl Content {
                 rsv1
             }
         };
-        if !self.compressed {
+        if header.rsv & !if rsv1 { Header::RSV1 } else { 0 } != 0 {
+            // What the other bits stand for is not known, and neither is what the payload says.
+            self.skip_message();
+            if self.compressed {
+                self.lose_window(Window::Lost, cx);
+            }
+        } else if !self.compressed {
             message.inflated = message.inflated.saturating_add(header.payload_len());
             if message.text.is_some() {
                 self.reading = Reading::Text;
@@ -218,7 +226,7 @@ impl Content {
                 return false;
             }
             *cx.inflaters += 1;
-            self.inflater = Some(Box::default());
+            self.inflater = Some(Box::new(Inflater::new(deflate.window_bits)));
         }
         true
     }
@@ -345,9 +353,7 @@ impl Content {
 
     /// Inflates bytes, or what is behind the last.
     fn inflate(&mut self, bytes: Option<&[u8]>, cx: &mut Context<'_>) {
-        let (Some(deflate), Some(inflater), Some(message)) =
-            (self.deflate, &mut self.inflater, &mut self.message)
-        else {
+        let (Some(inflater), Some(message)) = (&mut self.inflater, &mut self.message) else {
             return;
         };
         message.any = true;
@@ -366,8 +372,8 @@ impl Content {
             within.len() == bytes.len()
         };
         let inflated = match bytes {
-            Some(bytes) => inflater.feed(bytes, cx.room, &mut out),
-            None => inflater.finish(!deflate.takeover, cx.room, &mut out),
+            Some(bytes) => inflater.feed(bytes, &mut out),
+            None => inflater.finish(),
         };
         match inflated {
             Inflated::All => {}

@@ -76,6 +76,16 @@ pub(super) enum Held {
     },
 }
 
+/// What was held back, as it was taken in.
+pub(super) enum Input<'a> {
+    Bytes(Bytes<'a>),
+    Missing {
+        ts: Timestamp,
+        offset: u64,
+        len: u64,
+    },
+}
+
 /// Bytes of one side.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bytes<'a> {
@@ -85,6 +95,29 @@ pub(super) struct Bytes<'a> {
     pub bytes: &'a [u8],
     pub starts_segment: bool,
     pub ends_segment: bool,
+}
+
+impl Held {
+    /// What `side` had sent.
+    pub fn input(&self, side: usize) -> Input<'_> {
+        match *self {
+            Self::Missing { ts, offset, len } => Input::Missing { ts, offset, len },
+            Self::Bytes {
+                ts,
+                offset,
+                ref bytes,
+                starts_segment,
+                ends_segment,
+            } => Input::Bytes(Bytes {
+                side,
+                ts,
+                offset,
+                bytes,
+                starts_segment,
+                ends_segment,
+            }),
+        }
+    }
 }
 
 impl Bytes<'_> {
@@ -452,25 +485,9 @@ impl Http {
         }
         self.next_message(client);
         for held in self.take_held() {
-            let step = match held {
-                Held::Missing { ts, offset, len } => self.handle_missing(client, ts, offset, len),
-                Held::Bytes {
-                    ts,
-                    offset,
-                    bytes,
-                    starts_segment,
-                    ends_segment,
-                } => {
-                    let input = Bytes {
-                        side: client,
-                        ts,
-                        offset,
-                        bytes: &bytes,
-                        starts_segment,
-                        ends_segment,
-                    };
-                    self.handle_bytes(&input, account, cx)
-                }
+            let step = match held.input(client) {
+                Input::Bytes(input) => self.handle_bytes(&input, account, cx),
+                Input::Missing { ts, offset, len } => self.handle_missing(client, ts, offset, len),
             };
             if !matches!(step, Step::Http) {
                 self.lose(client);

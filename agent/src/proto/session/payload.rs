@@ -196,8 +196,7 @@ impl WebSocket {
         }
         let reason = String::from_utf8_lossy(reason).into_owned();
         if let Some(first) = &mut self.first_close
-            && first.direction == d
-            && first.code.is_none()
+            && (first.direction, first.index) == (d, self.incoming[d].index)
         {
             first.code = Some(code);
             first.reason = (!reason.is_empty()).then(|| reason.clone());

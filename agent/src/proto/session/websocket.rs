@@ -42,6 +42,8 @@ pub(super) struct WebSocket {
 #[derive(Debug)]
 pub(super) struct FirstClose {
     pub direction: Direction,
+    /// Index of the frame in its direction.
+    pub index: u64,
     quiet: Duration,
     pub code: Option<CloseCode>,
     pub reason: Option<String>,
@@ -361,6 +363,7 @@ impl WebSocket {
             let code = (header.len < 2).then_some(CloseCode::NO_STATUS);
             self.first_close.get_or_insert(FirstClose {
                 direction: d,
+                index: incoming.index,
                 quiet,
                 code,
                 reason: None,
@@ -382,8 +385,7 @@ impl WebSocket {
                 Some(Unit::Frame) => !header.opcode.is_control(),
                 None => false,
             };
-        let fragmentation =
-            (incoming.messages).begin_frame(header, rsv1 && unit == Some(Unit::Message));
+        let fragmentation = incoming.messages.begin_frame(header, rsv1);
         let part = match () {
             () if Messages::begins(header) => Part::Begins,
             () if incoming.messages.is_within() => Part::Continues,
@@ -391,14 +393,20 @@ impl WebSocket {
         };
         incoming.content.begin_frame(header, part, rsv1, cx);
         let others = self.extensions.have_others();
-        let reserved = header.rsv & !if rsv1 { Header::RSV1 } else { 0 };
+        let defined = if rsv1 || self.extensions == Extensions::Unknown {
+            Header::RSV1
+        } else {
+            0
+        };
+        let reserved = header.rsv & !defined;
         let opcode = header.opcode;
         let control = opcode.is_control();
         let mut broken = |rule, detail: &dyn Fn() -> String| {
             self.violations
                 .report(&self.connection, d, ts, rule, detail, cx);
         };
-        if closed {
+        // A ping may still be sent, and one that comes has to be answered (RFC 6455, section 5.5.2).
+        if closed && !matches!(opcode, Opcode::Ping | Opcode::Pong) {
             broken(Rule::DataAfterClose, &|| opcode.as_str().to_owned());
         }
         match (d, header.mask) {

@@ -193,6 +193,7 @@ impl TcpFlow {
                 deliver,
             };
             peer.acknowledge(ack, segment.ts, &mut out);
+            peer.allow(segment.window);
         }
         let gate = self.gate(side, limits);
         let mut out = Output {
@@ -323,15 +324,25 @@ impl TcpFlow {
                 expired.filter(|&(at, _)| now >= at).map(|(_, side)| side)
             };
             let Some(side) = blocked else { return };
-            let mut out = Output {
-                side,
-                shared,
-                deliver,
-            };
-            if !self.streams[side].give_up(&mut out) {
+            if !self.give_up(side, shared, deliver) {
                 return;
             }
         }
+    }
+
+    /// Gives up what `side` waits for first. Whether there was anything.
+    fn give_up(
+        &mut self,
+        side: usize,
+        shared: &mut Shared,
+        deliver: &mut dyn FnMut(StreamEvent<'_>),
+    ) -> bool {
+        let mut out = Output {
+            side,
+            shared,
+            deliver,
+        };
+        self.streams[side].give_up(&mut out)
     }
 
     /// Which side's patience runs out first, and when.
@@ -409,12 +420,7 @@ impl TcpFlow {
             let Some((_, _, side)) = since(0).into_iter().chain(since(1)).min() else {
                 return;
             };
-            let mut out = Output {
-                side,
-                shared,
-                deliver,
-            };
-            if !self.streams[side].give_up(&mut out) {
+            if !self.give_up(side, shared, deliver) {
                 return;
             }
         }

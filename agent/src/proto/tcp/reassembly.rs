@@ -109,6 +109,9 @@ pub(super) struct Stream {
     /// position.
     ack: Option<SeqNumber>,
     acked: u64,
+    /// Where the highest byte was when the other side closed its window, which may have opened since
+    /// without being seen.
+    closed_at: Option<u64>,
     fin: Option<Fin>,
     /// From `next` on.
     held: Held,
@@ -294,7 +297,10 @@ impl Stream {
             count(&mut self.counts.zero_windows);
         }
         if segment.len <= 1 && !flags.fin() && !flags.syn() && self.is_before_highest(seq) {
-            count(&mut self.counts.keepalive_probes);
+            // Whoever has something to send, and may not, asks in the same way whether it may.
+            if self.closed_at != Some(self.highest) {
+                count(&mut self.counts.keepalive_probes);
+            }
             return;
         }
         self.anchor(seq, is_empty);
@@ -350,6 +356,11 @@ impl Stream {
         if early {
             count(&mut self.counts.out_of_order);
         }
+    }
+
+    /// The other side announces a window.
+    pub(super) fn allow(&mut self, window: u16) {
+        self.closed_at = (window == 0).then_some(self.highest);
     }
 
     /// Whether `seq` is one before the highest number sent: where a keep-alive probe lies

@@ -69,6 +69,9 @@ pub struct Fault {
     pub detail: String,
 }
 
+/// A longer value is no `Sec-WebSocket-Key`, which has 24 characters, and is not kept as one.
+pub const MAX_KEY: usize = 64;
+
 /// What is known of a request that asks for a WebSocket.
 #[derive(Clone, Debug, Default)]
 pub struct Request {

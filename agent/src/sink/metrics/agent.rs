@@ -109,8 +109,9 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     for counter in in_group(Group::Packets) {
         packets.sample("", &[&counter.label()], counts.of(counter));
     }
-    // The kernel sees the ClientHello first, and the agent then never does.
-    let tls = kernel.map_or(observer.unreadable_tls, |counts| counts.of(Counter::Tls));
+    // A ClientHello that the kernel recognises the agent never sees. Where something else came first
+    // that had to be looked at (PROXY protocol), it is the agent that finds it.
+    let tls = counts.of(Counter::Tls) + observer.unreadable_tls;
     out.family(&names::UNREADABLE_CONNECTIONS)
         .sample("", &[&"tls"], tls);
 }

@@ -28,6 +28,10 @@ struct Entry<'a> {
     host: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     subprotocol: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_hop: Option<String>,
     outcome: &'static str,
     opened: String,
     age_ns: u64,
@@ -78,6 +82,8 @@ impl<'a> Entry<'a> {
             path: connection.path.as_deref(),
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),
+            key: connection.key.as_deref(),
+            next_hop: connection.next_hop.map(|hop| hop.id.to_string()),
             outcome: connection.outcome.as_str(),
             opened: rfc3339(connection.opened),
             age_ns: now.0.saturating_sub(connection.opened.0),

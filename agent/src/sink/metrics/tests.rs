@@ -32,6 +32,8 @@ fn connection(id: u64, path: &str, outcome: Outcome) -> Arc<Connection> {
         host: Some("example.com".into()),
         path: Some(path.into()),
         subprotocol: None,
+        key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
+        next_hop: None,
     })
 }
 
@@ -449,7 +451,7 @@ fn the_agents_metrics_are_there_from_the_start() {
 }
 
 #[test]
-fn the_kernels_counts_come_before_the_observers() {
+fn the_kernels_counts_come_on_top_of_the_observers() {
     let metrics = Metrics::new(&MetricsConfig::default());
     let mut status = AgentStatus {
         observer: Stats {
@@ -472,7 +474,7 @@ fn the_kernels_counts_come_before_the_observers() {
     }
     status.kernel = Some(counts);
     metrics.update_agent(&status);
-    assert_eq!(tls(&metrics), Some(counts.of(Counter::Tls) as f64));
+    assert_eq!(tls(&metrics), Some(1.0 + counts.of(Counter::Tls) as f64));
     let text = metrics.expose(seconds(1));
     assert_eq!(
         value(&text, "wstap_limit_exceeded_total", &["\"flows\""]),
@@ -520,6 +522,7 @@ fn live_connections_are_listed_as_json() {
             "server": "10.0.0.2:80",
             "path": "/chat",
             "host": "example.com",
+            "key": "dGhlIHNhbXBsZSBub25jZQ==",
             "outcome": "accepted",
             "opened": "1970-01-01T00:00:01.000000000Z",
             "age_ns": 3 * SECOND,

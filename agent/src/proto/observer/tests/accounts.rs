@@ -73,6 +73,60 @@ fn in_another_scope_it_is_the_same() {
     assert_eq!(s.lines().len(), 1);
 }
 
+/// Client and proxy, proxy and server: the proxy asks when it was asked, and answers when it was
+/// answered.
+fn through_a_proxy(s: &mut Script, [outer, inner]: [&str; 2], within: bool) {
+    let (client, server) = (s.client, s.server);
+    let mut ends = [(client, server, s.next), (server, client, s.next)];
+    ends[1].0.set_port(51_000);
+    ends[1].1 = ([198, 51, 100, 4], 9000).into();
+    for next in &mut ends[1].2 {
+        *next = SeqNumber(next.0.wrapping_add(0x1000_0000));
+    }
+    let mut on = |s: &mut Script, hop: usize, step: &dyn Fn(&mut Script)| {
+        (s.client, s.server, s.next) = ends[hop];
+        step(s);
+        ends[hop] = (s.client, s.server, s.next);
+    };
+    let key = |key: &str| REQUEST.replace("dGhlIHNhbXBsZSBub25jZQ==", key);
+    let [outer, inner] = [key(outer), key(inner)];
+    on(s, 0, &Script::connect);
+    on(s, 1, &Script::connect);
+    let [first, second] = if within { [0, 1] } else { [1, 0] };
+    let requests = [&outer, &inner];
+    on(s, first, &|s| s.client(requests[first].as_bytes()));
+    on(s, second, &|s| s.client(requests[second].as_bytes()));
+    on(s, 1, &|s| s.server(RESPONSE.as_bytes()));
+    on(s, 0, &|s| s.server(RESPONSE.as_bytes()));
+}
+
+#[test]
+fn a_proxys_client_is_told_the_next_hop() {
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const OTHER: &str = "AQIDBAUGBwgJCgsMDQ4PEA==";
+    for (keys, within, linked) in [
+        ([KEY, KEY], true, true),
+        ([OTHER, KEY], true, false),
+        // The sample of RFC 6455, as test clients use it again and again.
+        ([KEY, KEY], false, false),
+    ] {
+        let mut s = Script::new(config());
+        through_a_proxy(&mut s, keys, within);
+        let events = s.events();
+        let mut handshakes = events.iter().filter_map(|event| match &event.kind {
+            EventKind::Handshake(_) => Some(&event.connection),
+            _ => None,
+        });
+        let (inner, outer) = (handshakes.next().unwrap(), handshakes.next().unwrap());
+        assert_eq!(inner.key.as_deref(), Some(keys[1]));
+        assert_eq!(outer.key.as_deref(), Some(keys[0]));
+        assert_eq!(inner.next_hop, None);
+        let hop = outer.next_hop.map(|hop| (hop.id, hop.client, hop.server));
+        let expected = (inner.id, inner.client, inner.server);
+        assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
+    }
+}
+
 #[test]
 fn another_hop_is_another_connection() {
     let mut s = Script::new(config());

@@ -8,7 +8,7 @@ use crate::proto::{
     inflate::tests::Deflater,
     observer::{
         Config,
-        script::{KEY, REQUEST, RESPONSE, Script, frame, header, line, masked, plain},
+        script::{KEY, Script, frame, header, line, masked, plain},
     },
 };
 
@@ -21,29 +21,11 @@ fn inflating() -> Config {
     }
 }
 
-/// A connection with these extensions offered and agreed on.
-fn agreed(config: Config, offered: &str, response: &str) -> Script {
-    let with = |head: &str, extensions: &str| {
-        let line = format!("\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n");
-        head.replace("\r\n\r\n", &line)
-    };
-    let mut s = Script::new(config);
-    s.connect();
-    s.client(with(REQUEST, offered).as_bytes());
-    s.server(with(RESPONSE, response).as_bytes());
-    assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
-    s
-}
-
-fn with_deflate(config: Config) -> Script {
-    agreed(config, DEFLATE, DEFLATE)
-}
-
 const NO_TAKEOVER: &str = "permessage-deflate; server_no_context_takeover";
 
 #[test]
 fn messages_over_several_frames_with_control_frames_between() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     let payload = Deflater::new().message(b"Hello Hello Hello Hello");
     let (first, second) = payload.split_at(4);
     s.server(&plain(0x41, first));
@@ -76,7 +58,7 @@ fn messages_over_several_frames_with_control_frames_between() {
 fn the_window_is_kept_or_not_in_either_direction() {
     // RFC 7692, section 7.2.3.2: the second refers to the first.
     let (hello, again) = ([0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0], [0xf2, 0, 0x11, 0, 0]);
-    let mut s = agreed(inflating(), DEFLATE, NO_TAKEOVER);
+    let mut s = Script::agreed(inflating(), DEFLATE, NO_TAKEOVER);
     for payload in [&hello[..], &again] {
         s.client(&masked(0xc1, payload));
     }
@@ -98,7 +80,7 @@ fn the_window_is_kept_or_not_in_either_direction() {
 fn any_window_size_is_read() {
     for bits in 8..=15 {
         let response = format!("{DEFLATE}; server_max_window_bits={bits}");
-        let mut s = agreed(inflating(), DEFLATE, &response);
+        let mut s = Script::agreed(inflating(), DEFLATE, &response);
         let mut sender = Deflater::new();
         let text = "x".repeat(200).into_bytes();
         for _ in 0..2 {
@@ -111,8 +93,59 @@ fn any_window_size_is_read() {
 }
 
 #[test]
+fn a_reference_to_what_is_not_in_the_window_is_a_violation() {
+    let (hello, again) = ([0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0], [0xf2, 0, 0x11, 0, 0]);
+    // Before the first byte there is nothing, and nothing is left of an earlier message either where
+    // the context is not taken over.
+    for (response, payloads) in [
+        (DEFLATE, &[&again[..]][..]),
+        (NO_TAKEOVER, &[&hello[..], &again]),
+    ] {
+        let mut s = Script::agreed(inflating(), DEFLATE, response);
+        for payload in payloads {
+            s.server(&plain(0xc1, payload));
+        }
+        let lines = s.lines();
+        let [.., violation, message] = lines.as_slice() else {
+            panic!("{lines:?}")
+        };
+        assert_eq!(violation, "violation s2c invalid_deflate \"\" 1");
+        assert_eq!(message, "message s2c text 5 in 1 compressed");
+    }
+    // A sender with a larger window than was agreed on.
+    let part: Vec<u8> = (0..1000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    let payload = Deflater::new().message(&[&part[..], &part].concat());
+    for (bits, ok) in [(9, false), (10, true), (15, true)] {
+        let response = format!("{DEFLATE}; server_max_window_bits={bits}");
+        let mut s = Script::agreed(inflating(), DEFLATE, &response);
+        s.server(&plain(0xc2, &payload));
+        let lines = s.lines();
+        let end = if ok { " inflated 2000" } else { "compressed" };
+        assert_eq!(lines.len(), if ok { 2 } else { 3 }, "{bits}: {lines:?}");
+        assert!(lines.last().unwrap().ends_with(end), "{bits}: {lines:?}");
+        // The client's window is another matter.
+        s.client(&masked(0xc2, &payload));
+        assert!(s.lines()[1].ends_with(" inflated 2000"));
+    }
+}
+
+#[test]
+fn a_message_that_is_cut_off_is_told_at_its_end() {
+    let payload = Deflater::new().message(b"a message that is cut off somewhere");
+    for response in [DEFLATE, NO_TAKEOVER] {
+        let mut s = Script::agreed(inflating(), DEFLATE, response);
+        s.server(&plain(0xc1, &payload[..payload.len() / 2]));
+        let lines = s.lines();
+        assert_eq!(lines[1], "violation s2c invalid_deflate \"\" 1");
+        assert!(lines[2].ends_with("compressed"), "{lines:?}");
+    }
+}
+
+#[test]
 fn several_blocks_and_final_ones() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     // RFC 7692, section 7.2.3.4 and 7.2.3.5.
     let with_final = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
     let blocks = [
@@ -130,7 +163,7 @@ fn several_blocks_and_final_ones() {
 
 #[test]
 fn what_cannot_be_inflated_is_a_violation_and_no_stop() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     s.server(&plain(0xc1, &[0x07, 1, 2, 3]));
     // What follows refers to what was not understood.
     s.server(&plain(0xc1, &Deflater::new().message(b"x")));
@@ -149,7 +182,7 @@ fn what_cannot_be_inflated_is_a_violation_and_no_stop() {
     );
     assert_eq!(s.observer.inflaters, 0);
     // Without takeover each message is one of its own; an empty one has at least one byte.
-    let mut s = agreed(inflating(), DEFLATE, NO_TAKEOVER);
+    let mut s = Script::agreed(inflating(), DEFLATE, NO_TAKEOVER);
     for payload in [
         &[0x07][..],
         &[],
@@ -169,7 +202,7 @@ fn what_cannot_be_inflated_is_a_violation_and_no_stop() {
 
 #[test]
 fn an_empty_compressed_message_spoils_nothing() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     s.server(&plain(0xc1, &[]));
     s.server(&plain(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0]));
     assert_eq!(
@@ -186,7 +219,7 @@ fn an_empty_compressed_message_spoils_nothing() {
 
 #[test]
 fn it_is_left_alone_where_nobody_asked() {
-    let mut s = with_deflate(config());
+    let mut s = Script::with_deflate(config());
     s.server(&plain(0xc1, &[0x07]));
     assert_eq!(
         s.lines(),
@@ -198,7 +231,7 @@ fn it_is_left_alone_where_nobody_asked() {
 #[test]
 fn missing_bytes_end_it_silently() {
     for (response, after) in [(DEFLATE, ""), (NO_TAKEOVER, " inflated 300")] {
-        let mut s = agreed(inflating(), DEFLATE, response);
+        let mut s = Script::agreed(inflating(), DEFLATE, response);
         let mut sender = Deflater::new();
         let text: Vec<u8> = (0..300).map(|n| (n * 7 % 251) as u8).collect();
         let bytes = plain(0xc2, &sender.message(&text));
@@ -218,7 +251,7 @@ fn missing_bytes_end_it_silently() {
 
 #[test]
 fn a_header_lost_loses_the_window() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     s.server(&plain(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 7, 0]));
     s.lose(Role::Server, 50);
     for _ in 0..20 {
@@ -237,7 +270,7 @@ fn a_header_lost_loses_the_window() {
 
 #[test]
 fn a_message_broken_off_loses_the_window() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     let payload = Deflater::new().message(b"Hello");
     s.server(&plain(0x41, &payload[..3]));
     s.server(&plain(0xc1, &payload));
@@ -248,10 +281,13 @@ fn a_message_broken_off_loses_the_window() {
 
 #[test]
 fn a_bomb_is_left_alone_beyond_the_limits() {
-    let bomb = |s: &mut Script| {
+    let bomb = |s: &mut Script, takeover: bool| {
         let mut sender = Deflater::new();
         for _ in 0..2 {
             s.server(&plain(0xc2, &sender.message(&vec![0; 8 << 20])));
+            if !takeover {
+                sender = Deflater::new();
+            }
         }
         s.server(&plain(0xc2, &sender.message(b"")));
         s.lines()
@@ -264,8 +300,8 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
         },
         inflating(),
     ] {
-        let mut s = with_deflate(config.clone());
-        let lines = bomb(&mut s);
+        let mut s = Script::with_deflate(config.clone());
+        let lines = bomb(&mut s, true);
         assert_eq!(lines.len(), 6);
         assert!(
             !lines
@@ -275,16 +311,16 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
         assert_eq!(s.observer.stats().exceeded.inflated, 3);
         assert_eq!(s.observer.inflaters, 0);
         // Without takeover the next message is another matter.
-        let mut s = agreed(config, DEFLATE, NO_TAKEOVER);
-        let lines = bomb(&mut s);
+        let mut s = Script::agreed(config, DEFLATE, NO_TAKEOVER);
+        let lines = bomb(&mut s, false);
         assert!(lines[5].ends_with("inflated 0"), "{lines:?}");
         assert_eq!(s.observer.stats().exceeded.inflated, 2);
     }
-    let mut s = with_deflate(Config {
+    let mut s = Script::with_deflate(Config {
         max_inflate_ratio: 2000,
         ..inflating()
     });
-    assert!(bomb(&mut s)[1].ends_with("inflated 8388608"));
+    assert!(bomb(&mut s, true)[1].ends_with("inflated 8388608"));
     assert_eq!(s.observer.stats().exceeded.inflated, 0);
 }
 
@@ -292,7 +328,7 @@ fn a_bomb_is_left_alone_beyond_the_limits() {
 fn what_was_inflated_up_to_a_limit_is_shown_however_it_is_cut() {
     let message = Deflater::new().message(&vec![b'x'; 1 << 20]);
     for size in [1, message.len() + 10] {
-        let mut s = with_deflate(Config {
+        let mut s = Script::with_deflate(Config {
             preview: 4,
             max_inflated: 100,
             ..inflating()
@@ -309,7 +345,7 @@ fn what_was_inflated_up_to_a_limit_is_shown_however_it_is_cut() {
 
 #[test]
 fn a_short_message_may_repeat_itself() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     let mut sender = Deflater::new();
     let text = [b'x'; 60_000];
     s.server(&plain(0xc2, &sender.message(&text)));
@@ -318,7 +354,7 @@ fn a_short_message_may_repeat_itself() {
 
 #[test]
 fn decompressors_are_bounded() {
-    let mut s = with_deflate(Config {
+    let mut s = Script::with_deflate(Config {
         max_inflaters: 1,
         ..inflating()
     });
@@ -336,7 +372,7 @@ fn decompressors_are_bounded() {
 #[test]
 fn frames_that_are_compressed_one_by_one() {
     for name in ["x-webkit-deflate-frame", "deflate-frame"] {
-        let mut s = agreed(inflating(), name, name);
+        let mut s = Script::agreed(inflating(), name, name);
         let mut sender = Deflater::new();
         let parts = [sender.message(b"Hello "), sender.message(b"Hello ")];
         s.server(&plain(0x41, &parts[0]));
@@ -354,7 +390,7 @@ fn frames_that_are_compressed_one_by_one() {
             lines,
             [
                 "violation s2c reserved_bits \"4\" 1",
-                &format!("message s2c text {len} in 3 inflated 18"),
+                &format!("message s2c text {len} in 3 compressed inflated 18"),
                 "message s2c text 5 in 1",
             ]
         );
@@ -363,7 +399,7 @@ fn frames_that_are_compressed_one_by_one() {
 
 #[test]
 fn previews_are_what_a_frame_adds_to_its_message() {
-    let mut s = with_deflate(Config {
+    let mut s = Script::with_deflate(Config {
         preview: 8,
         ..inflating()
     });
@@ -437,7 +473,7 @@ fn text_is_utf8_across_fragments() {
 
 #[test]
 fn compressed_text_is_utf8_when_inflated() {
-    let mut s = with_deflate(inflating());
+    let mut s = Script::with_deflate(inflating());
     s.server(&plain(0xc1, &Deflater::new().message(b"abc\xe2\x28\xa1")));
     assert_eq!(
         s.lines()[1..],
@@ -535,7 +571,7 @@ proptest! {
         let config = Config { preview, max_inflated, max_inflate_ratio, ..inflating() };
         let show = |cuts: &[usize]| {
             let offered = extension.split(';').next().unwrap_or_default();
-            let mut s = agreed(config.clone(), offered, extension);
+            let mut s = Script::agreed(config.clone(), offered, extension);
             let mut sizes = cuts.iter().copied().cycle();
             for (role, bytes) in [(Role::Client, &client), (Role::Server, &server)] {
                 let mut rest = &bytes[..];
@@ -562,7 +598,7 @@ proptest! {
         left_open in any::<bool>(),
     ) {
         let offered = extension.split(';').next().unwrap_or_default();
-        let mut s = agreed(inflating(), offered, extension);
+        let mut s = Script::agreed(inflating(), offered, extension);
         for (first, payload) in payloads {
             s.server(&plain(first | 0x40, &payload));
         }

@@ -269,3 +269,16 @@ fn a_source_that_goes_on_is_told_again() {
         assert_eq!(s.decisions(), [Decision::Ignore]);
     }
 }
+
+#[test]
+fn the_code_is_that_of_the_first_close_frame_or_not_known() {
+    let mut s = Script::accepted(config());
+    s.snap = 2;
+    s.server(&plain(0x88, &close_body(1001, "first")));
+    s.snap = usize::MAX;
+    s.server(&plain(0x88, &close_body(1000, "second")));
+    s.client(&masked(0x88, &close_body(1002, "third")));
+    s.shut();
+    let close = close(&mut s);
+    assert_eq!((close.code, close.reason), (None, None));
+}

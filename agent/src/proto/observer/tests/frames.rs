@@ -8,7 +8,7 @@ use crate::proto::{
     flow::Role,
     observer::{
         Config,
-        script::{KEY, REQUEST, Script, close_body, frame, header, masked, plain},
+        script::{KEY, Script, close_body, frame, header, masked, plain},
     },
 };
 
@@ -24,25 +24,6 @@ fn from_server(bytes: &[u8]) -> Vec<String> {
     let mut s = Script::accepted(config());
     s.server(bytes);
     s.lines()
-}
-
-fn with_deflate(config: Config) -> Script {
-    let mut s = Script::new(config);
-    s.connect();
-    let extension = "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-    s.client(
-        REQUEST
-            .replace("\r\n\r\n", &format!("\r\n{extension}"))
-            .as_bytes(),
-    );
-    let response = crate::proto::observer::script::RESPONSE;
-    s.server(
-        response
-            .replace("\r\n\r\n", &format!("\r\n{extension}"))
-            .as_bytes(),
-    );
-    assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
-    s
 }
 
 #[test]
@@ -243,6 +224,60 @@ fn nothing_comes_after_a_close_frame() {
 }
 
 #[test]
+fn pings_are_answered_until_a_close_frame_is_received() {
+    // RFC 6455, section 5.5.2: an endpoint that has sent one still owes a pong.
+    let mut s = Script::accepted(config());
+    s.server(&plain(0x88, &close_body(1001, "")));
+    s.client(&masked(0x89, b"x"));
+    s.server(&plain(0x8a, b"x"));
+    s.server(&plain(0x89, b""));
+    s.client(&masked(0x88, &close_body(1001, "")));
+    assert_eq!(
+        s.lines(),
+        [
+            "s2c 1 close 2 1001 \"\"",
+            "c2s 1 ping 1",
+            "s2c 2 pong 1 rtt 1ms",
+            "s2c 3 ping 0",
+            "c2s 2 close 2 1001 \"\"",
+        ]
+    );
+}
+
+#[test]
+fn what_reserved_bits_mean_is_not_known_and_neither_is_what_the_frame_says() {
+    // Another extension makes something else of the payload.
+    let mut s = Script::agreed(config(), "foo", "foo");
+    s.server(&plain(0xc1, b"\xff"));
+    s.server(&plain(0xa1, b"\xff"));
+    s.server(&plain(0x81, b"\xff"));
+    let mut lines = s.lines();
+    lines.retain(|line| line.starts_with("violation"));
+    assert_eq!(lines, ["violation s2c invalid_utf8 \"text, byte 0\" 1"]);
+    // Of a connection found midstream nothing is known. Each frame may be compressed by itself.
+    let mut s = Script::new(config());
+    for _ in 0..8 {
+        s.client(&masked(0x81, b"x"));
+        s.server(&plain(0x81, b"x"));
+    }
+    let _ = s.lines();
+    s.server(&plain(0x01, b"x"));
+    s.server(&plain(0x40, b"\xff"));
+    s.server(&plain(0xc9, b""));
+    s.server(&plain(0xc0, b"\xff"));
+    assert_eq!(
+        s.lines(),
+        [
+            "s2c 9 text 1 -",
+            "s2c 10 continuation 1 - rsv4",
+            "s2c 11 ping 0 rsv4",
+            "s2c 12 continuation 1 rsv4",
+            "message s2c text 3 in 3",
+        ]
+    );
+}
+
+#[test]
 fn violations_are_told_at_milestones_and_counted_each() {
     let mut s = Script::accepted(config());
     s.server(&plain(0x83, b"").repeat(11));
@@ -262,7 +297,7 @@ fn violations_are_told_at_milestones_and_counted_each() {
 
 #[test]
 fn compression_is_where_it_was_agreed() {
-    let mut s = with_deflate(config());
+    let mut s = Script::with_deflate(config());
     s.server(&plain(0x41, b"x"));
     s.server(&plain(0xc0, b"y"));
     s.server(&plain(0xc9, b""));
@@ -407,7 +442,7 @@ fn a_frame_is_told_when_its_header_is_complete() {
 
 #[test]
 fn what_is_near_a_rule_breaks_none() {
-    let mut s = with_deflate(Config {
+    let mut s = Script::with_deflate(Config {
         inflate: true,
         ..config()
     });

@@ -292,6 +292,26 @@ fn keepalive_probes_are_counted_as_such() {
 }
 
 #[test]
+fn probes_of_a_closed_window_keep_nothing_alive() {
+    let mut bench = Bench::open(LIMITS);
+    bench.send(wire(0, 1, ACK, 100, b"abc"));
+    bench.send(wire(1, 2, ACK, 500, b"").ack(103).window(0));
+    bench.send(wire(0, 3, ACK, 102, b"").ack(500));
+    bench.send(wire(1, 3, ACK, 500, b"").ack(103).window(0));
+    bench.send(wire(0, 4, ACK, 102, b"").ack(500));
+    assert_eq!(bench.counts(0), (0, 0, 0, 0));
+    assert_eq!(bench.counts(1), (0, 0, 0, 2));
+    // That it has opened may go unseen. Then there is data.
+    bench.send(wire(0, 5, ACK, 103, b"d"));
+    bench.send(wire(0, 6, ACK, 103, b"").ack(500));
+    assert_eq!(bench.counts(0), (0, 0, 1, 0));
+    bench.send(wire(1, 7, ACK, 500, b"").ack(104).window(0));
+    bench.send(wire(1, 8, ACK, 500, b"").ack(104));
+    bench.send(wire(0, 9, ACK, 103, b"").ack(500));
+    assert_eq!(bench.counts(0), (0, 0, 2, 0));
+}
+
+#[test]
 fn windows_of_zero_are_counted() {
     let mut bench = Bench::open(LIMITS);
     bench.send(wire(0, 1, ACK, 100, b"").ack(500).window(0));

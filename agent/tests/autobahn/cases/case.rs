@@ -18,7 +18,8 @@ pub struct Message {
     /// On the wire.
     pub len: usize,
     pub frames: usize,
-    pub compressed: bool,
+    /// Length before it was compressed, where it was.
+    pub inflated: Option<usize>,
 }
 
 /// How the connection is said to have ended.
@@ -34,6 +35,8 @@ pub struct Ending {
 pub struct Case {
     /// As the list numbers it.
     pub id: String,
+    /// It is about writes of so many octets.
+    pub chops: Option<usize>,
     /// `Sec-WebSocket-Extensions` of the answer.
     pub extensions: Option<String>,
     /// What the one end sends.
@@ -58,6 +61,7 @@ impl Case {
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
+            chops: None,
             extensions: None,
             sent: Vec::new(),
             answer: Vec::new(),
@@ -87,7 +91,7 @@ impl Case {
             kind,
             len,
             frames,
-            compressed: false,
+            inflated: None,
         });
         self
     }
@@ -104,14 +108,14 @@ impl Case {
         self.frame(FIN | BINARY, payload).message("binary", len, 1)
     }
 
-    /// Sends a compressed text in one frame.
-    pub fn compressed(mut self, wire: &[u8]) -> Self {
+    /// Sends a text of `text` bytes in one frame, compressed.
+    pub fn compressed(mut self, wire: &[u8], text: usize) -> Self {
         self = self.frame(FIN | 0x40 | TEXT, wire);
         self.messages.push(Message {
             kind: "text",
             len: wire.len(),
             frames: 1,
-            compressed: true,
+            inflated: Some(text),
         });
         self
     }
@@ -151,6 +155,12 @@ impl Case {
             answers: false,
         });
         self.ending.kind = "clean";
+        self
+    }
+
+    /// Is sent in writes of so many octets, and in no other cut.
+    pub fn in_chops(mut self, octets: usize) -> Self {
+        self.chops = Some(octets);
         self
     }
 
