@@ -13,4 +13,9 @@ pub mod record;
 pub mod tally;
 
 #[cfg(feature = "user")]
+extern crate std;
+
+#[cfg(feature = "user")]
+pub mod mapping;
+#[cfg(feature = "user")]
 mod pod;

@@ -95,11 +95,97 @@ pub const fn element(pair: u32, sender: u32) -> u32 {
 }
 
 impl Tally {
+    /// Where in the element [`Self::epoch`] is, in bytes.
+    pub const EPOCH_AT: usize = core::mem::offset_of!(Self, epoch);
+
+    /// [`Self::epoch`], out of the word of eight bytes that has it.
+    #[must_use]
+    pub fn epoch_in(word: u64) -> u32 {
+        let bytes = word.to_ne_bytes();
+        let at = Self::EPOCH_AT % 8;
+        u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    }
+
+    /// Decodes an element.
+    #[must_use]
+    pub fn from_words(words: &[u64; TALLY_LEN / 8]) -> Self {
+        let mut words = words.iter().copied();
+        let mut long = || words.next().unwrap_or_default();
+        let last_seen = long();
+        let bytes = core::array::from_fn(|_| long());
+        let (last_size, last_message_size, message_bytes, rest) = (long(), long(), long(), long());
+        let mut half = None;
+        let mut short = || match half.take() {
+            Some(second) => second,
+            None => {
+                let [a, b, c, d, e, f, g, h] = long().to_ne_bytes();
+                half = Some(u32::from_ne_bytes([e, f, g, h]));
+                u32::from_ne_bytes([a, b, c, d])
+            }
+        };
+        Self {
+            last_seen,
+            bytes,
+            last_size,
+            last_message_size,
+            message_bytes,
+            rest,
+            next: short(),
+            edge: short(),
+            epoch: short(),
+            last: short(),
+            frames: core::array::from_fn(|_| short()),
+            messages: core::array::from_fn(|_| short()),
+            frame_sizes: core::array::from_fn(|_| short()),
+            message_sizes: core::array::from_fn(|_| short()),
+            retransmitted: short(),
+            out_of_order: short(),
+            keepalive_probes: short(),
+            zero_windows: short(),
+            walked: short(),
+        }
+    }
+
     /// Payload bytes of the frame under way that have not been seen yet.
     #[must_use]
     pub const fn ahead(&self) -> u64 {
         let near = self.next.wrapping_sub(self.edge) as i32;
         let near = if near > 0 { near as u64 } else { 0 };
         self.rest.saturating_add(near)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_decoded_as_it_lies() {
+        let mut bytes = [0u8; TALLY_LEN];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = (at % 251) as u8;
+        }
+        let words: [u64; TALLY_LEN / 8] = core::array::from_fn(|at| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at * 8..][..8]);
+            u64::from_ne_bytes(word)
+        });
+        let tally = Tally::from_words(&words);
+        // SAFETY: `Tally` is plain integers without padding, and as long as the bytes.
+        let lies: Tally = unsafe { core::mem::transmute(bytes) };
+        assert_eq!(tally, lies);
+        assert_eq!(Tally::epoch_in(words[Tally::EPOCH_AT / 8]), tally.epoch);
+    }
+
+    #[test]
+    fn payload_ahead_is_what_lies_between_edge_and_header() {
+        let mut tally = Tally::from_words(&[0; TALLY_LEN / 8]);
+        assert_eq!(tally.ahead(), 0);
+        (tally.next, tally.edge) = (5, u32::MAX - 4);
+        assert_eq!(tally.ahead(), 10);
+        tally.rest = 1 << 40;
+        assert_eq!(tally.ahead(), (1 << 40) + 10);
+        (tally.next, tally.edge, tally.rest) = (5, 9, 0);
+        assert_eq!(tally.ahead(), 0);
     }
 }
