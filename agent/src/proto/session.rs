@@ -16,6 +16,7 @@ mod ping;
 mod probe;
 mod search;
 mod violations;
+mod walked;
 mod websocket;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
@@ -37,6 +38,7 @@ use super::{
 
 pub use account::RequestSeen;
 pub use hops::{Answered, Hops};
+pub use walked::Standing;
 
 /// What sessions share.
 #[derive(Debug)]

@@ -249,7 +249,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
     let connection = &event.connection;
     let mut out = String::new();
     let _ = match &event.kind {
-        EventKind::Progress(_) => return None,
+        EventKind::Progress(_) | EventKind::Counted(_) => return None,
         EventKind::Handshake(handshake) => {
             out += "handshake ";
             out += connection.outcome.as_str();

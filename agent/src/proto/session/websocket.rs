@@ -12,6 +12,7 @@ use super::{
     incoming::{Incoming, Open, Reading},
     search::{Peer, Search},
     violations::Violations,
+    walked::told_apart,
 };
 use crate::proto::{
     deflate::{Extensions, Unit},
@@ -32,7 +33,7 @@ pub(super) struct WebSocket {
     pub(super) incoming: PerDirection<Incoming>,
     pub(super) violations: Violations,
     /// When payload bytes went by last, in either direction.
-    last_activity: Timestamp,
+    pub(super) last_activity: Timestamp,
     pub(super) first_close: Option<FirstClose>,
     first_end: Option<FirstEnd>,
     reset: bool,
@@ -326,6 +327,14 @@ impl WebSocket {
         };
         let of = |d: Direction| &self.incoming[d];
         let (c2s, s2c) = (of(Direction::ClientToServer), of(Direction::ServerToClient));
+        let frames = |of: &Incoming| match &of.reserved {
+            Some(reserved) => told_apart(of.frames, &reserved[0]),
+            None => of.frames,
+        };
+        let bytes = |of: &Incoming| match &of.reserved {
+            Some(reserved) => told_apart(of.bytes, &reserved[1]),
+            None => of.bytes,
+        };
         let close = Close {
             kind,
             initiator,
@@ -334,12 +343,12 @@ impl WebSocket {
             duration: ts.saturating_since(self.connection.opened),
             silence,
             frames: PerDirection {
-                client_to_server: c2s.frames,
-                server_to_client: s2c.frames,
+                client_to_server: frames(c2s),
+                server_to_client: frames(s2c),
             },
             bytes: PerDirection {
-                client_to_server: c2s.bytes,
-                server_to_client: s2c.bytes,
+                client_to_server: bytes(c2s),
+                server_to_client: bytes(s2c),
             },
             tcp,
             unanswered_pings: PerDirection {
@@ -355,7 +364,12 @@ impl WebSocket {
         self.check_header(d, &header, ts, cx);
         let incoming = &mut self.incoming[d];
         incoming.index += 1;
-        incoming.frames.add(header.opcode, 1);
+        let tallied = incoming.tallied;
+        if !tallied {
+            incoming.frames.add(header.opcode, 1);
+        } else if matches!(header.opcode, Opcode::Reserved(_)) {
+            incoming.reserved.get_or_insert_default()[0].add(header.opcode, 1);
+        }
         if header.opcode == Opcode::Close {
             incoming.closed = true;
             let quiet = incoming.quiet;
@@ -369,8 +383,9 @@ impl WebSocket {
                 reason: None,
             });
         }
-        incoming.reading =
-            Reading::Payload(Open::new(header, ts, incoming.index, cx.config.preview));
+        let mut open = Open::new(header, ts, incoming.index, cx.config.preview);
+        open.tallied = tallied;
+        incoming.reading = Reading::Payload(open);
         self.advance(d, ts, cx);
     }
 
