@@ -24,6 +24,8 @@ pub struct MappedTallies {
 
 // SAFETY: the memory is only read, word by word, and stays mapped as long as this lives.
 unsafe impl Send for MappedTallies {}
+// SAFETY: as above.
+unsafe impl Sync for MappedTallies {}
 
 impl MappedTallies {
     /// Maps the array behind `map`, which has so many elements.
@@ -66,7 +68,14 @@ impl MappedTallies {
     #[must_use]
     pub fn epoch(&self, element: u32) -> u32 {
         self.word(element, Tally::EPOCH_AT / 8)
-            .map_or(0, |word| Tally::epoch_in(word))
+            .map_or(0, Tally::epoch_in)
+    }
+
+    /// [`Tally::last_seen`] of an element; 0 where there is no such element.
+    #[must_use]
+    pub fn last_seen(&self, element: u32) -> u64 {
+        self.word(element, core::mem::offset_of!(Tally, last_seen) / 8)
+            .unwrap_or(0)
     }
 
     /// An element, as it was at one moment as far as that can be had: what writes it may be in the

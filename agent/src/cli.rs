@@ -13,7 +13,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder};
 use log::LevelFilter;
 
 pub use self::group::{
-    Attach, CaptureArgs, ColorWhen, EventName, Format, LimitArgs, MetricsArgs, OutputArgs,
+    Attach, CaptureArgs, ColorWhen, CopyMode, EventName, Format, LimitArgs, MetricsArgs, OutputArgs,
     SelectionArgs, When,
 };
 

@@ -32,7 +32,8 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus, reader::Woken,
+        self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus,
+        reader::{Record, Woken},
     },
 };
 
@@ -96,8 +97,8 @@ impl Source {
             counters,
         } = self;
         let mut pump = Pump {
+            observer: Observer::new(observer.clone()).with_tallies(Box::new(reader.tallies())),
             reader,
-            observer: Observer::new(observer.clone()),
             idle_timeout: observer.idle_timeout,
             sink,
             counters,
@@ -225,6 +226,9 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
         loop {
             let now = Instant::now();
             if now >= next_status {
+                let time = self.reader.now();
+                self.observer.handle_tallies(time);
+                self.pass_on()?;
                 let status = self.status();
                 (self.tell)(&status);
                 next_status = now + STATUS_INTERVAL;
@@ -265,9 +269,15 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn read(&mut self) -> io::Result<bool> {
         for _ in 0..BATCHES {
             let (observer, newest) = (&mut self.observer, &mut self.newest);
-            let records = self.reader.drain(BATCH, |segment| {
-                *newest = segment.ts;
-                observer.handle_segment(segment);
+            let records = self.reader.drain(BATCH, |record| match record {
+                Record::Sample(segment, sample) => {
+                    *newest = segment.ts;
+                    observer.handle_sample(segment, sample);
+                }
+                Record::Walk(walk, entries) => {
+                    *newest = walk.segment.ts;
+                    observer.handle_walk(walk, entries);
+                }
             });
             self.pass_on()?;
             if self.sink.is_done() || records < BATCH {
@@ -281,6 +291,9 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn pass_on(&mut self) -> io::Result<()> {
         while let Some(verdict) = self.observer.poll_verdict() {
             self.reader.apply(&verdict);
+        }
+        while let Some(cursor) = self.observer.poll_cursor() {
+            self.reader.place(&cursor);
         }
         while !self.sink.is_done() {
             let Some(event) = self.observer.poll_event() else {
