@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, bpf_spin_lock},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
 use wstap_common::{
@@ -96,6 +96,10 @@ pub static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
+
+/// The body of all programs, which the agent puts here.
+#[btf_map]
+pub static BODY: ProgramArray<1> = ProgramArray::new();
 
 /// The segment at hand.
 #[btf_map]
