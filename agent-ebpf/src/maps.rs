@@ -16,7 +16,7 @@ use wstap_common::{
 
 use crate::{
     flow::Passage,
-    head::SCAN,
+    head::Scratch,
     walk::{ENTRIES_LEN, SLOT_BYTES, WINDOW, Walk},
 };
 
@@ -109,9 +109,9 @@ pub static PASSAGE: PerCpuArray<Passage, 1> = PerCpuArray::new();
 #[btf_map]
 pub static HEADER: PerCpuArray<RecordHeader, 1> = PerCpuArray::new();
 
-/// Where the head of a request is searched.
+/// Where a head is searched.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<[u8; SCAN], 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[unsafe(no_mangle)]
 pub static SNAP_LENGTH: Global<u32> = Global::new(256 * 1024);

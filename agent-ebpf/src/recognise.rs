@@ -135,7 +135,7 @@ pub fn plausible_frame(bytes: &[u8; PEEK], len: u32) -> bool {
 
 /// What is searched for in a head, eight bytes at a time: at each position the word that begins
 /// there, in little-endian order.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct HeadSearch {
     token: u64,
     heads: u64,
