@@ -55,6 +55,11 @@ pub const PORT_WORDS: u32 = 65536 / 64;
 /// Segments that may wait for one that is missing, in all, and one that is not used.
 pub const SLOTS: u32 = 64;
 
+/// Program array of one element: [`BODY`].
+pub const BODY_MAP: &str = "BODY";
+/// The program that all others go on with.
+pub const BODY: &str = "wstap_body";
+
 /// The programs of the object: link layer and direction, as `PROGRAMS[link][direction]` with link 0
 /// for Ethernet framing (`lo` too) and 1 for devices whose packets begin with the IP header;
 /// direction 0 for ingress and 1 for egress. Names fit the kernel's 15 characters.

@@ -45,6 +45,8 @@ pub struct Passage {
     pub sender: u32,
     /// `wstap_common::flow::hook`.
     pub hook: u32,
+    /// Whether packets of this hook begin with an Ethernet header.
+    pub is_ethernet: u32,
 }
 
 impl Passage {

@@ -660,9 +660,19 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
 }
 
 /// Walks the segments of the direction in `PASSAGE` that were set aside and are next.
+#[inline(always)]
+fn drain(skb: *mut __sk_buff) {
+    for _ in 0..SLOTS_A_DIRECTION {
+        if drain_next(skb) == 0 {
+            break;
+        }
+    }
+}
+
+/// Walks one of the segments of the direction in `PASSAGE` that were set aside; 0 if none is next.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn drain(skb: *mut __sk_buff) -> u64 {
+extern "C" fn drain_next(skb: *mut __sk_buff) -> u64 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return 0;
     };
@@ -679,12 +689,7 @@ extern "C" fn drain(skb: *mut __sk_buff) -> u64 {
     };
     // SAFETY: as in `followed`.
     let tally = unsafe { &mut *tally };
-    for _ in 0..SLOTS_A_DIRECTION {
-        if !drain_one(skb, passage, flow, sender, tally) {
-            break;
-        }
-    }
-    0
+    u64::from(drain_one(skb, passage, flow, sender, tally))
 }
 
 /// The slot of a segment that has the byte `next`, or is old; 0 if there is none.

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use wstap_ebpf::recognise::{Beginning, HeadSearch, PEEK, beginning};
 
-use wstap_ebpf::bound::{load_u64, opaque};
+use wstap_ebpf::bound::{load_u64, opaque, store_u64};
 use crate::{headers::Headers, maps::SCRATCH};
 
 /// Bytes of a request's segment that are searched. One that is longer is left to the agent.
@@ -15,8 +15,6 @@ const SEARCHED: usize = 4096;
 const HEAD: usize = 1024;
 /// Bytes searched between two looks at the length.
 const STRIDE: usize = 64;
-/// Room for the bytes and for zeros behind them.
-pub const SCAN: usize = SEARCHED + STRIDE + 8;
 
 /// What the segment begins like.
 #[inline(always)]
@@ -66,29 +64,48 @@ extern "C" fn search(skb: *mut __sk_buff, payload: u32, len: u32) -> u64 {
         return REQUEST;
     };
     // SAFETY: `len` is at least 4 and at most `SEARCHED`.
-    let end = unsafe { scratch.add(len - 4).cast::<u32>().read_unaligned() };
-    if end != BLANK_LINE {
+    let end = unsafe { load_u64(scratch.bytes.as_ptr().add(len - 4)) };
+    if end & 0xffff_ffff != BLANK_LINE {
         return REQUEST;
     }
-    let mut search = HeadSearch::default();
     let mut at = 0;
     while at < SEARCHED && at < len {
-        for i in 0..STRIDE {
-            // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
-            search.request(unsafe { load_u64(scratch.add(at + i)) });
-        }
+        look_for_token(at as u64);
         at += STRIDE;
     }
-    if !search.found() {
+    if !scratch.search.found() {
         0
-    } else if search.heads() == 1 {
+    } else if scratch.search.heads() == 1 {
         REQUEST | ONLY_HEAD
     } else {
         REQUEST
     }
 }
 
-const BLANK_LINE: u32 = u32::from_ne_bytes(*b"\r\n\r\n");
+/// Looks at a stride of the request in `SCRATCH`. A function of its own, so that the verifier walks it
+/// once and not for each stride.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_for_token(at: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let scratch = unsafe { &mut *scratch };
+    let at = opaque(at);
+    if at >= SEARCHED as u64 {
+        return 0;
+    }
+    let mut search = scratch.search;
+    for i in 0..STRIDE {
+        // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
+        search.request(unsafe { load_u64(scratch.bytes.as_ptr().add(at as usize + i)) });
+    }
+    scratch.search = search;
+    0
+}
+
+const BLANK_LINE: u64 = u32::from_le_bytes(*b"\r\n\r\n") as u64;
 
 /// Where in a segment that begins with a response its head ends: how many bytes of the segment it
 /// has, 0 if it does not end in it or is too long to be searched; and, above 32 bits, whether it
@@ -101,29 +118,53 @@ pub fn blank_line(ctx: &TcContext, headers: &Headers) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn response_head(skb: *mut __sk_buff, payload: u32, len: u32) -> u64 {
-    // The smaller of the two, without a branch of which the verifier would follow both sides.
-    let less = i64::from(len) - HEAD as i64;
-    let wanted = HEAD as i64 + (less & (opaque(less as u64) as i64 >> 63));
-    let Some((scratch, len)) = load(skb, payload, wanted as u32) else {
+    let wanted = if len > HEAD as u32 { HEAD as u32 } else { len };
+    let Some((scratch, len)) = load(skb, payload, wanted) else {
         return 0;
     };
-    let mut search = HeadSearch::default();
     let mut at = 0;
     while at < HEAD && at < len {
-        for i in 0..STRIDE {
-            // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
-            let word = unsafe { load_u64(scratch.add(at + i)) };
-            search.response((at + i) as u64, word);
-        }
+        look_for_end(at as u64);
         at += STRIDE;
     }
-    search.head_len() | u64::from(search.found()) << 32
+    scratch.search.head_len() | u64::from(scratch.search.found()) << 32
 }
 
-/// Loads the beginning of a segment into `SCRATCH`, with zeros behind it; where, and how many bytes.
+/// As [`look_for_token`], at a stride of the response.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_for_end(at: u64) -> u64 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let scratch = unsafe { &mut *scratch };
+    let at = opaque(at);
+    if at >= SEARCHED as u64 {
+        return 0;
+    }
+    let mut search = scratch.search;
+    for i in 0..STRIDE {
+        // SAFETY: `at` is below `SEARCHED`, and a stride and a word fit behind it.
+        let word = unsafe { load_u64(scratch.bytes.as_ptr().add(at as usize + i)) };
+        search.response(at + i as u64, word);
+    }
+    scratch.search = search;
+    0
+}
+
+/// Where a head is searched.
+#[repr(C)]
+pub struct Scratch {
+    search: HeadSearch,
+    bytes: [u8; SEARCHED + STRIDE + 8],
+}
+
+/// Loads the beginning of a segment into `SCRATCH`, with zeros behind it; and how many bytes.
 #[inline(always)]
-fn load(skb: *mut __sk_buff, payload: u32, len: u32) -> Option<(*mut u8, usize)> {
-    let scratch = SCRATCH.get_ptr_mut(0)?.cast::<u8>();
+fn load(skb: *mut __sk_buff, payload: u32, len: u32) -> Option<(&'static mut Scratch, usize)> {
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let scratch = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     let len = opaque(u64::from(len));
     if len > SEARCHED as u64 {
         return None;
@@ -132,17 +173,18 @@ fn load(skb: *mut __sk_buff, payload: u32, len: u32) -> Option<(*mut u8, usize)>
     if len < 4 {
         return None;
     }
-    // SAFETY: this CPU's own slot, used by nobody else while this program runs, has room for
-    // `SEARCHED` bytes, and `len` is no more.
-    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), payload, scratch.cast(), len as u32) };
+    let bytes = scratch.bytes.as_mut_ptr();
+    // SAFETY: there is room for `SEARCHED` bytes, and `len` is no more.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), payload, bytes.cast(), len as u32) };
     if failed != 0 {
         return None;
     }
     let len = len as usize;
     // What an earlier head left behind is none of this one's.
-    for i in 0..STRIDE + 8 {
+    for i in 0..(STRIDE + 8) / 8 {
         // SAFETY: behind the `SEARCHED` bytes there is room for a stride and a word.
-        unsafe { scratch.add(len + i).write(0) };
+        unsafe { store_u64(bytes.add(len + i * 8), 0) };
     }
+    scratch.search = HeadSearch::default();
     Some((scratch, len))
 }

@@ -26,32 +26,32 @@ use wstap_common::{
 
 use crate::{
     flow::decide,
-    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
     sample::{bytes, now},
 };
 
 /// Ethernet framing, ingress.
 #[classifier]
 fn wstap_eth_in(ctx: TcContext) -> i32 {
-    classify(&ctx, true, false)
+    enter(&ctx, true, false)
 }
 
 /// Ethernet framing, egress.
 #[classifier]
 fn wstap_eth_out(ctx: TcContext) -> i32 {
-    classify(&ctx, true, true)
+    enter(&ctx, true, true)
 }
 
 /// Packets that begin with the IP header, ingress.
 #[classifier]
 fn wstap_ip_in(ctx: TcContext) -> i32 {
-    classify(&ctx, false, false)
+    enter(&ctx, false, false)
 }
 
 /// Packets that begin with the IP header, egress.
 #[classifier]
 fn wstap_ip_out(ctx: TcContext) -> i32 {
-    classify(&ctx, false, true)
+    enter(&ctx, false, true)
 }
 
 /// Does nothing: what a program costs that has nothing to do, for benchmarks to subtract.
@@ -60,12 +60,32 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Notes the hook and goes on with [`wstap_body`], which is the same for all: so the verifier walks it
+/// once, and not for each of them.
 #[inline(always)]
-fn classify(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
+fn enter(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
+    if let Some(passage) = PASSAGE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot, used by nobody else while this program runs; the context is
+        // valid for the whole run of the program.
+        unsafe {
+            (*passage).hook = hook((*ctx.skb.skb).ifindex, egress);
+            (*passage).is_ethernet = ethernet.into();
+        }
+        // SAFETY: context and map are those of this program.
+        unsafe { BODY.tail_call(ctx, 0) };
+    }
+    // Where the body is not there, which it is from load to the agent's end.
+    count_at(Counter::Inert as u32, 1);
+    TC_ACT_UNSPEC
+}
+
+/// What all hooks have in common.
+#[classifier]
+fn wstap_body(ctx: TcContext) -> i32 {
     let counter = if !agent_is_alive() {
         Counter::Inert as u32
     } else {
-        inspect(ctx.skb.skb, ethernet.into(), egress.into()) as u32
+        inspect(ctx.skb.skb) as u32
     };
     if counter != ON_ITS_WAY {
         count_at(counter, 1);
@@ -82,14 +102,14 @@ const ON_ITS_WAY: u32 = u32::MAX;
 /// A function of its own, for the sake of the stack: what it needs of it is given back.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn inspect(skb: *mut __sk_buff, ethernet: u32, egress: u32) -> u64 {
+extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
     let ctx = TcContext::new(skb);
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return Counter::Missed as u64;
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let passage = unsafe { &mut *passage };
-    match headers::parse(&ctx, ethernet != 0) {
+    match headers::parse(&ctx, passage.is_ethernet != 0) {
         Ok(headers) => passage.headers = headers,
         Err(counter) => return counter as u64,
     }
@@ -109,9 +129,6 @@ extern "C" fn inspect(skb: *mut __sk_buff, ethernet: u32, egress: u32) -> u64 {
     );
     passage.key = key;
     passage.sender = sender as u32;
-    // SAFETY: the context is valid for the whole run of the program.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    passage.hook = hook(ifindex, egress != 0);
     u64::from(ON_ITS_WAY)
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, bpf_spin_lock},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, Queue, RingBuf},
     macros::btf_map,
 };
 use wstap_common::{
@@ -16,7 +16,7 @@ use wstap_common::{
 
 use crate::{
     flow::Passage,
-    head::SCAN,
+    head::Scratch,
     walk::{ENTRIES_LEN, SLOT_BYTES, WINDOW, Walk},
 };
 
@@ -97,6 +97,10 @@ pub static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
 
+/// The body of all programs, which the agent puts here.
+#[btf_map]
+pub static BODY: ProgramArray<1> = ProgramArray::new();
+
 /// The segment at hand.
 #[btf_map]
 pub static PASSAGE: PerCpuArray<Passage, 1> = PerCpuArray::new();
@@ -105,9 +109,9 @@ pub static PASSAGE: PerCpuArray<Passage, 1> = PerCpuArray::new();
 #[btf_map]
 pub static HEADER: PerCpuArray<RecordHeader, 1> = PerCpuArray::new();
 
-/// Where the head of a request is searched.
+/// Where a head is searched.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<[u8; SCAN], 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[unsafe(no_mangle)]
 pub static SNAP_LENGTH: Global<u32> = Global::new(256 * 1024);
