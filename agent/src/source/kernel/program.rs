@@ -2,7 +2,7 @@
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, Queue, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, Queue, RingBuf},
     programs::{ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
@@ -123,6 +123,7 @@ pub(super) fn load(
     }
     let mut ebpf = loader.load(OBJECT).map_err(load_error)?;
 
+    install_body(&mut ebpf)?;
     // Every network namespace has a loopback interface, which is Ethernet to us.
     verify(&mut ebpf, Framing::Ethernet)?;
     let log = if log_level > 0 {
@@ -156,16 +157,35 @@ pub(super) fn load(
 /// milliseconds, so those that may never be needed wait until they are. The maps must still be open.
 pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
     for name in globals::PROGRAMS[framing as usize] {
-        let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
-        match program.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(error) => return Err(program_error(name, error)),
-        }
+        verified(ebpf, name)?;
     }
     Ok(())
+}
+
+fn verified<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let program: &mut SchedClassifier = program
+        .try_into()
+        .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(program_error(name, error)),
+    }
+}
+
+/// Puts the program in its place that all others go on with. It stays there as long as the map is
+/// open, which the object holds.
+fn install_body(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let program = verified(ebpf, globals::BODY)?;
+    let body = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let body = body.map_err(|error| program_error(globals::BODY, error))?;
+    let name = globals::BODY_MAP;
+    let map = ebpf.map_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let mut bodies = ProgramArray::try_from(map).map_err(in_map(name))?;
+    bodies.set(0, &body, 0).map_err(in_map(name))
 }
 
 /// Whether the kernel runs the programs compiled; `None` where it does not say.
