@@ -143,7 +143,7 @@ fn exceeds(len: u64, bound: u64) -> u64 {
 
 /// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
 #[inline(always)]
-fn size_class(len: u64) -> u64 {
+pub fn size_class(len: u64) -> u64 {
     exceeds(len, 16)
         + exceeds(len, 64)
         + exceeds(len, 256)
@@ -569,7 +569,8 @@ impl Walk {
         self.mode = place.mode().into();
         self.rest = direction.rest;
         self.message_len = direction.message_len;
-        self.carry = direction.carry;
+        self.carry[0] = direction.carry[0];
+        self.carry[1] = direction.carry[1];
         self.frames = direction.frames;
         self.message_frames = direction.message_frames;
         self.offset = u64::from(place.next().wrapping_sub(self.seq));
