@@ -602,7 +602,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
             tally.next = new.next();
             tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
             tally.walked = tally.walked.wrapping_add(1);
-            if walk.delta.total != 0 {
+            if walk.delta.any != 0 {
                 walk.delta.apply(tally);
             }
             done = true;
