@@ -163,7 +163,7 @@ pub struct Followed {
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 208);
+const _: () = assert!(size_of::<Followed>() == 176);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -190,10 +190,9 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// Not used.
-    pub reserved: u32,
-    /// Slots in which segments wait whose predecessor is missing; 0 is none.
-    pub slots: [u16; SLOTS_A_DIRECTION],
+    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
+    /// is. It names the next.
+    pub waiting: u32,
 }
 
 impl Walked {
@@ -212,21 +211,10 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            reserved: 0,
-            slots: [0; SLOTS_A_DIRECTION],
+            waiting: 0,
         }
     }
-
-    /// Whether segments wait in slots.
-    #[inline(always)]
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.slots.iter().any(|&slot| slot != 0)
-    }
 }
-
-/// Segments of one direction that may wait for one that is missing.
-pub const SLOTS_A_DIRECTION: usize = 8;
 
 /// Where the walk of a direction is, in one word, so that it is read and compared at once: from the
 /// low end the sequence number, a version that each step changes (16 bits), the message under way

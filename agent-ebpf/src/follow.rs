@@ -10,7 +10,8 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    flow::{CursorKey, Place, SLOTS_A_DIRECTION, flag, mode},
+    flow::{CursorKey, Place, flag, mode},
+    globals::SLOTS as SLOTS_LEN,
     record::{
         HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader,
         WalkHeader,
@@ -98,7 +99,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         // the lock.
         let tally = unsafe { &mut *tally };
         if count_only(flow, sender, tally, place, frame, now) {
-            if flow.directions[sender].waits() {
+            if flow.directions[sender].waiting != 0 {
                 drain(skb);
             }
             return Counter::Walked as u32;
@@ -332,6 +333,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         walk.len = headers.len;
         walk.seq = headers.seq;
         walk.slot = 0;
+        walk.previous = 0;
         walk.flags = flags(flow, sender as u32);
         if ends {
             walk.flags |= URGENT;
@@ -351,7 +353,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             emit_entries();
         }
         walk.delta.clear();
-        return if flow.directions[sender].waits() {
+        return if flow.directions[sender].waiting != 0 {
             Counter::Walked as u64 | DRAIN
         } else {
             Counter::Walked as u64
@@ -565,7 +567,12 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let walk = unsafe { &mut *walk };
-    let slot = walk.slot as u16;
+    let slot = walk.slot;
+    let previous = walk.previous;
+    // The slot that names this one, and this one; the first of the array where there is none.
+    let (Some(before), Some(own)) = (SLOTS.get_ptr_mut(previous), SLOTS.get_ptr_mut(slot)) else {
+        return false;
+    };
     let (new, rest) = walk.place(place.version().wrapping_add(1));
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return false;
@@ -583,7 +590,16 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     // tally's counts without the lock.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 {
+        let first = (*direction).waiting;
+        let linked = slot == 0
+            || (previous == 0 && first == slot)
+            || (previous != 0 && (*before).link == u64::from(slot));
+        if (*direction).place == place.0 && linked {
+            if slot != 0 && previous == 0 {
+                (*direction).waiting = (*own).link as u32;
+            } else if slot != 0 {
+                (*before).link = (*own).link;
+            }
             (*direction).rest = rest;
             (*direction).message_len = walk.message_len;
             (*direction).carry[0] = walk.carry[0];
@@ -592,13 +608,6 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
             (*direction).message_frames = walk.message_frames;
             (*direction).records = number;
             (*direction).place = new.0;
-            if slot != 0 {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if (*direction).slots[i] == slot {
-                        (*direction).slots[i] = 0;
-                    }
-                }
-            }
             tally.next = new.next();
             tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
             tally.walked = tally.walked.wrapping_add(1);
@@ -738,12 +747,9 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
             if (*direction).place != place {
                 outcome = CHANGED;
             } else {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if outcome == NO_ROOM && (*direction).slots[i] == 0 {
-                        (*direction).slots[i] = index as u16;
-                        outcome = SET_ASIDE;
-                    }
-                }
+                (*slot).link = u64::from((*direction).waiting);
+                (*direction).waiting = index;
+                outcome = SET_ASIDE;
             }
             bpf_spin_unlock(&raw mut flow.lock);
         }
@@ -791,6 +797,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     walk.len = headers.len;
     walk.seq = headers.seq;
     walk.slot = 0;
+    walk.previous = 0;
     walk.flags = flags(flow, sender as u32);
     walk.begin(&flow.directions[sender], place);
     let now = flow.last_seen;
@@ -813,7 +820,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
 /// Walks the segments of the direction in `PASSAGE` that were set aside and are next.
 #[inline(always)]
 fn drain(skb: *mut __sk_buff) {
-    for _ in 0..SLOTS_A_DIRECTION {
+    for _ in 0..SLOTS_LEN {
         if drain_next(skb) == 0 {
             break;
         }
@@ -843,24 +850,28 @@ extern "C" fn drain_next(skb: *mut __sk_buff) -> u64 {
     u64::from(drain_one(skb, passage, flow, sender, tally))
 }
 
-/// The slot of a segment that has the byte `next`, or is old; 0 if there is none.
+/// The slot of a segment that has the byte `next`, or is old; 0 if there is none. Above 32 bits the slot
+/// that names it, 0 if the direction does.
 #[inline(never)]
-fn next_slot(flow: &Flow, sender: usize, next: u32) -> u64 {
-    let mut found = 0;
-    for i in 0..SLOTS_A_DIRECTION {
-        let index = flow.directions[sender & 1].slots[i];
-        if found == 0
-            && index != 0
-            && let Some(slot) = SLOTS.get_ptr(index.into())
-        {
-            // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
-            let seq = unsafe { (*slot).header.seq };
-            if seq.wrapping_sub(next) as i32 <= 0 {
-                found = index;
-            }
+fn next_slot(waiting: u32, next: u32) -> u64 {
+    let mut previous = 0;
+    let mut index = waiting;
+    for _ in 0..SLOTS_LEN {
+        if index == 0 {
+            break;
         }
+        let Some(slot) = SLOTS.get_ptr(index) else {
+            break;
+        };
+        // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
+        let (seq, link) = unsafe { ((*slot).header.seq, (*slot).link) };
+        if seq.wrapping_sub(next) as i32 <= 0 {
+            return u64::from(index) | u64::from(previous) << 32;
+        }
+        previous = index;
+        index = link as u32;
     }
-    found.into()
+    0
 }
 
 /// Walks one of the segments that were set aside; whether there was one.
@@ -876,12 +887,13 @@ fn drain_one(
     if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
         return false;
     }
-    let found = next_slot(flow, sender, place.next()) as u16;
+    let found = next_slot(flow.directions[sender].waiting, place.next());
+    let (found, previous) = (found as u32, (found >> 32) as u32);
     if found == 0 {
         return false;
     }
     let (Some(slot), Some(walk), Some(entries)) = (
-        SLOTS.get_ptr_mut(found.into()),
+        SLOTS.get_ptr_mut(found),
         WALK.get_ptr_mut(0),
         ENTRIES.get_ptr_mut(0),
     ) else {
@@ -892,7 +904,8 @@ fn drain_one(
     walk.payload = 0;
     walk.len = slot.header.len;
     walk.seq = slot.header.seq;
-    walk.slot = found.into();
+    walk.slot = found;
+    walk.previous = previous;
     walk.flags = flags(flow, sender as u32);
     let ends = slot.header.flags & (FIN | RST) != 0;
     if ends {
@@ -924,7 +937,7 @@ fn drain_one(
         if ends || walk.used > ENTRIES_AT {
             emit_entries();
         }
-        let _ = FREE_SLOTS.push(u32::from(found), 0);
+        let _ = FREE_SLOTS.push(found, 0);
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
@@ -974,7 +987,7 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
         (*header).state = u32::from(place.state()) | u32::from(version) << 16;
     }
     let direction = &raw mut flow.directions[sender];
-    let mut slots = [0; SLOTS_A_DIRECTION];
+    let mut waiting = 0;
     let mut done = false;
     // SAFETY: the lock is the flow's, the direction within its value.
     unsafe {
@@ -983,10 +996,8 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
             let new = Place::new(place.next(), version, place.state(), 0, mode::WHOLE);
             (*direction).place = new.0;
             (*direction).records = (*direction).records.wrapping_add(1);
-            for i in 0..SLOTS_A_DIRECTION {
-                slots[i] = (*direction).slots[i];
-                (*direction).slots[i] = 0;
-            }
+            waiting = (*direction).waiting;
+            (*direction).waiting = 0;
             done = true;
         }
         bpf_spin_unlock(&raw mut flow.lock);
@@ -996,21 +1007,34 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
     }
     count(Counter::PlaceLost, 1);
     emit_entries();
-    for index in slots {
-        if index == 0 {
-            continue;
+    for _ in 0..SLOTS_LEN {
+        waiting = hand_over(waiting) as u32;
+        if waiting == 0 {
+            break;
         }
-        let Some(slot) = SLOTS.get_ptr_mut(index.into()) else {
-            continue;
-        };
-        // SAFETY: the slot is ours, since it was taken under the lock.
-        let len = unsafe {
-            (*slot).header.captured = (*slot).header.len;
-            opaque(u64::from((*slot).header.len) + HEADER_LEN as u64)
-        };
-        if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
-            output(slot.cast(), len as u32, true);
-        }
-        let _ = FREE_SLOTS.push(u32::from(index), 0);
     }
+}
+
+/// Sends off the segment in a slot whole, and gives the slot back; the slot that it named.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hand_over(index: u32) -> u64 {
+    if index == 0 {
+        return 0;
+    }
+    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the slot is ours, since it was taken under the lock.
+    let (record, len, link) = unsafe {
+        let record = &raw mut (*slot).header;
+        (*record).captured = (*record).len;
+        let len = u64::from((*record).len) + HEADER_LEN as u64;
+        (record, opaque(len), (*slot).link)
+    };
+    if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
+        output(record.cast(), len as u32, true);
+    }
+    let _ = FREE_SLOTS.push(index, 0);
+    link
 }

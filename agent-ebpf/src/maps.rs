@@ -77,6 +77,8 @@ pub static FREE_SLOTS: Queue<u32, { SLOTS_LEN as usize }> = Queue::new();
 /// A segment that waits: the record that it would be, and room behind it for a window.
 #[repr(C)]
 pub struct Slot {
+    /// The next slot of its direction, 0 if there is none.
+    pub link: u64,
     pub header: RecordHeader,
     pub bytes: [u8; SLOT_BYTES as usize + WINDOW as usize],
 }

@@ -107,6 +107,8 @@ pub struct Walk {
     pub seq: u32,
     /// In: the slot it is in, 0 for the packet.
     pub slot: u32,
+    /// In: the slot that names it.
+    pub previous: u32,
     /// In: [`MASKED`], [`DEFLATE`], [`DETAIL`].
     pub flags: u32,
     /// In and out: [`state`].
@@ -134,7 +136,6 @@ pub struct Walk {
     size: u32,
     /// The window reaches to the segment's end.
     is_last: u32,
-    reserved: u32,
     pub delta: Delta,
     window: [u8; (CARRY + WINDOW + SLACK) as usize],
 }
