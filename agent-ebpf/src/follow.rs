@@ -51,6 +51,12 @@ const WHOLE: u64 = 1 << 33;
 #[inline(always)]
 pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
+    let opposite = &mut flow.directions[1 - sender];
+    let [from, to] = opposite.hole;
+    if from != to && passage.headers.has(ACK) && passage.headers.ack.wrapping_sub(to) as i32 >= 0 {
+        // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
+        opposite.hole = [0; 2];
+    }
     let direction = &mut flow.directions[sender];
     let high = direction.high;
     match account(passage, &mut direction.owner, &mut direction.high) {
