@@ -55,6 +55,18 @@ impl FlowKey {
         }
     }
 
+    /// A number below [`crate::globals::HINTS`] that costs little to find.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hint(&self) -> u32 {
+        let [a, b] = &self.addr;
+        // The end of an address is what differs within a network.
+        let ends = u32::from_ne_bytes([a[12], a[13], a[14], a[15]])
+            ^ u32::from_ne_bytes([b[12], b[13], b[14], b[15]]).rotate_left(7);
+        let ports = (self.port[0] as u32) << 16 | self.port[1] as u32;
+        (ends ^ ports).wrapping_mul(0x9e37_79b1) >> (32 - crate::globals::HINTS.ilog2())
+    }
+
     /// The key of a segment between two socket addresses, and the index of `source` in it.
     #[must_use]
     pub fn from_socket_addrs(
@@ -151,7 +163,7 @@ pub struct Followed {
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 208);
+const _: () = assert!(size_of::<Followed>() == 176);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -178,10 +190,9 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// Not used.
-    pub reserved: u32,
-    /// Slots in which segments wait whose predecessor is missing; 0 is none.
-    pub slots: [u16; SLOTS_A_DIRECTION],
+    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
+    /// is. It names the next.
+    pub waiting: u32,
 }
 
 impl Walked {
@@ -200,21 +211,10 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            reserved: 0,
-            slots: [0; SLOTS_A_DIRECTION],
+            waiting: 0,
         }
     }
-
-    /// Whether segments wait in slots.
-    #[inline(always)]
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.slots.iter().any(|&slot| slot != 0)
-    }
 }
-
-/// Segments of one direction that may wait for one that is missing.
-pub const SLOTS_A_DIRECTION: usize = 8;
 
 /// Where the walk of a direction is, in one word, so that it is read and compared at once: from the
 /// low end the sequence number, a version that each step changes (16 bits), the message under way

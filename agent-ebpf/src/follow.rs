@@ -10,27 +10,28 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    flow::{CursorKey, Place, SLOTS_A_DIRECTION, flag, mode},
+    flow::{CursorKey, Place, flag, mode},
+    globals::SLOTS as SLOTS_LEN,
     record::{
         HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader,
         WalkHeader,
     },
-    tally::{Tally, element},
+    tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
 
 use wstap_ebpf::bound::opaque;
 
 use crate::{
     flow::{Account, Passage, account},
-    headers::{ACK, FIN, RST},
+    headers::{ACK, FIN, Headers, RST, SYN},
     maps::{
         CURSORS, EACH_FRAME, ENTRIES, FLOWS, FREE_SLOTS, Flow, HEADER, PASSAGE, SLOTS, TALLIES, WALK,
         WALKS, count,
     },
-    sample::{Origin, bytes, now, sample},
+    sample::{Origin, now, sample},
     walk::{
         DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, emit_entries, output,
-        walk_segment,
+        size_class, walk_segment,
     },
 };
 
@@ -50,6 +51,12 @@ const WHOLE: u64 = 1 << 33;
 #[inline(always)]
 pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
+    let opposite = &mut flow.directions[1 - sender];
+    let [from, to] = opposite.hole;
+    if from != to && passage.headers.has(ACK) && passage.headers.ack.wrapping_sub(to) as i32 >= 0 {
+        // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
+        opposite.hole = [0; 2];
+    }
     let direction = &mut flow.directions[sender];
     let high = direction.high;
     match account(passage, &mut direction.owner, &mut direction.high) {
@@ -86,6 +93,24 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         }
         return Counter::Passed as u32;
     }
+    if EACH_FRAME.load() == 0
+        && beyond > 0
+        && headers.seq == high
+        && direction.hole[0] == direction.hole[1]
+        && headers.flags & (FIN | RST | SYN) == 0
+        && let Some(frame) = only_frame(skb, headers, flow, sender, place)
+        && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
+    {
+        // SAFETY: an element of an array is always there, and nobody else writes its counts without
+        // the lock.
+        let tally = unsafe { &mut *tally };
+        if count_only(flow, sender, tally, place, frame, now) {
+            if flow.directions[sender].waiting != 0 {
+                drain(skb);
+            }
+            return Counter::Walked as u32;
+        }
+    }
     let outcome = advance(skb, high, now, quiet_since);
     if outcome & DRAIN != 0 {
         drain(skb);
@@ -94,6 +119,130 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return copy_whole(skb, now) as u32;
     }
     outcome as u32
+}
+
+/// A frame that is a message.
+#[derive(Clone, Copy)]
+struct OnlyFrame {
+    /// Index into `Tally::messages`.
+    message: u64,
+    /// 1 for text, 2 for binary.
+    opcode: u64,
+    /// Payload bytes.
+    len: u64,
+    /// The place behind it.
+    place: u64,
+}
+
+/// The frame in a segment that begins with a header and has no other: nothing but a message in one
+/// frame by the rules. Most segments that begin with a header are of this kind, and need no walk.
+#[inline(always)]
+fn only_frame(
+    skb: *mut __sk_buff,
+    headers: &Headers,
+    flow: &Flow,
+    sender: usize,
+    place: Place,
+) -> Option<OnlyFrame> {
+    // In `mode::NEAR`, with no message under way, no close frame, and nothing carried over.
+    if place.0 >> 48 != u64::from(mode::NEAR) << 12
+        || place.next() != headers.seq
+        || headers.len < 14
+    {
+        return None;
+    }
+    let mut bytes = [0u64; 2];
+    // SAFETY: there is room for 14 bytes.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), headers.payload, bytes.as_mut_ptr().cast(), 14) };
+    if failed != 0 {
+        return None;
+    }
+    let first = bytes[0] & 0xff;
+    let second = bytes[0] >> 8 & 0xff;
+    let rsv1 = first >> 6 & 1;
+    let opcode = first & 0x0f;
+    let compresses = flow.flags & flag::DEFLATE != 0;
+    let is_client = flow.flags & flag::CLIENT == sender as u32;
+    if first & 0xb0 != 0x80
+        || (opcode != 1 && opcode != 2)
+        || (rsv1 != 0 && !compresses)
+        || second >> 7 != u64::from(is_client)
+    {
+        return None;
+    }
+    let mut size = 2 + (second >> 7) * 4;
+    let mut len = second & 0x7f;
+    if len == 126 {
+        size += 2;
+        len = u64::from((bytes[0] >> 16) as u16).swap_bytes() >> 48;
+        if len < 126 {
+            return None;
+        }
+    } else if len == 127 {
+        size += 8;
+        len = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
+        if len < 0x1_0000 || len >= NEAR {
+            return None;
+        }
+    }
+    if size + len < u64::from(headers.len) {
+        return None;
+    }
+    let next = headers.seq.wrapping_add((size + len) as u32);
+    Some(OnlyFrame {
+        message: (opcode - 1) * 2 + rsv1,
+        opcode,
+        len,
+        place: Place::new(next, place.version().wrapping_add(1), 0, 0, mode::NEAR).0,
+    })
+}
+
+/// Counts it, unless the place has changed meanwhile.
+#[inline(always)]
+fn count_only(
+    flow: &mut Flow,
+    sender: usize,
+    tally: &mut Tally,
+    place: Place,
+    frame: OnlyFrame,
+    now: u64,
+) -> bool {
+    let class = opaque(size_class(frame.len)) as usize & 15;
+    let message = opaque(frame.message) as usize & 3;
+    let kind = opaque(frame.opcode) as usize & 3;
+    let direction = &raw mut flow.directions[sender & 1];
+    let tally = &raw mut *tally;
+    let mut done = false;
+    // SAFETY: the lock is the flow's, the direction within its value, the indices within the arrays:
+    // a class is at most 11, and behind the classes there is more of the tally.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        if (*direction).place == place.0 {
+            (*direction).place = frame.place;
+            (*direction).frames = (*direction).frames.wrapping_add(1);
+            let add = |to: *mut u32, at: usize| *to.add(at) = (*to.add(at)).wrapping_add(1);
+            add((&raw mut (*tally).frames).cast(), kind);
+            add((&raw mut (*tally).messages).cast(), message);
+            add((&raw mut (*tally).frame_sizes).cast(), class);
+            add((&raw mut (*tally).message_sizes).cast(), class);
+            let bytes = (&raw mut (*tally).bytes).cast::<u64>().add(kind);
+            *bytes = (*bytes).wrapping_add(frame.len);
+            (*tally).message_bytes = (*tally).message_bytes.wrapping_add(frame.len);
+            (*tally).last_size = frame.len;
+            (*tally).last_message_size = frame.len;
+            (*tally).last = (frame.opcode
+                | u64::from(LAST_ENDS_MESSAGE)
+                | frame.message << LAST_MESSAGE_SHIFT) as u32;
+            (*tally).next = frame.place as u32;
+            (*tally).edge = (*direction).high;
+            (*tally).last_seen = now;
+            (*tally).walked = (*tally).walked.wrapping_add(1);
+            done = true;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    done
 }
 
 /// Copies the segment in `PASSAGE` whole; what it counts as.
@@ -190,6 +339,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         walk.len = headers.len;
         walk.seq = headers.seq;
         walk.slot = 0;
+        walk.previous = 0;
         walk.flags = flags(flow, sender as u32);
         if ends {
             walk.flags |= URGENT;
@@ -209,7 +359,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             emit_entries();
         }
         walk.delta.clear();
-        return if flow.directions[sender].waits() {
+        return if flow.directions[sender].waiting != 0 {
             Counter::Walked as u64 | DRAIN
         } else {
             Counter::Walked as u64
@@ -423,7 +573,12 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let walk = unsafe { &mut *walk };
-    let slot = walk.slot as u16;
+    let slot = walk.slot;
+    let previous = walk.previous;
+    // The slot that names this one, and this one; the first of the array where there is none.
+    let (Some(before), Some(own)) = (SLOTS.get_ptr_mut(previous), SLOTS.get_ptr_mut(slot)) else {
+        return false;
+    };
     let (new, rest) = walk.place(place.version().wrapping_add(1));
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return false;
@@ -441,7 +596,16 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     // tally's counts without the lock.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 {
+        let first = (*direction).waiting;
+        let linked = slot == 0
+            || (previous == 0 && first == slot)
+            || (previous != 0 && (*before).link == u64::from(slot));
+        if (*direction).place == place.0 && linked {
+            if slot != 0 && previous == 0 {
+                (*direction).waiting = (*own).link as u32;
+            } else if slot != 0 {
+                (*before).link = (*own).link;
+            }
             (*direction).rest = rest;
             (*direction).message_len = walk.message_len;
             (*direction).carry[0] = walk.carry[0];
@@ -450,17 +614,10 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
             (*direction).message_frames = walk.message_frames;
             (*direction).records = number;
             (*direction).place = new.0;
-            if slot != 0 {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if (*direction).slots[i] == slot {
-                        (*direction).slots[i] = 0;
-                    }
-                }
-            }
             tally.next = new.next();
             tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
             tally.walked = tally.walked.wrapping_add(1);
-            if walk.delta.total != 0 {
+            if walk.delta.any != 0 {
                 walk.delta.apply(tally);
             }
             done = true;
@@ -509,8 +666,17 @@ unsafe fn fill(to: *mut RecordHeader, passage: &Passage, flow: &Flow, now: u64, 
     record.time = now;
     record.ifindex = passage.hook >> 1;
     record.epoch = flow.epoch;
-    record.source = bytes(headers.source);
-    record.destination = bytes(headers.destination);
+    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it.
+    unsafe {
+        let to = (&raw mut record.source).cast::<u64>();
+        let from = (&raw const headers.source).cast::<u64>();
+        to.write_volatile(from.read_volatile());
+        to.add(1).write_volatile(from.add(1).read_volatile());
+        let to = (&raw mut record.destination).cast::<u64>();
+        let from = (&raw const headers.destination).cast::<u64>();
+        to.write_volatile(from.read_volatile());
+        to.add(1).write_volatile(from.add(1).read_volatile());
+    }
     record.source_port = headers.source_port;
     record.destination_port = headers.destination_port;
     record.seq = headers.seq;
@@ -587,12 +753,9 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
             if (*direction).place != place {
                 outcome = CHANGED;
             } else {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if outcome == NO_ROOM && (*direction).slots[i] == 0 {
-                        (*direction).slots[i] = index as u16;
-                        outcome = SET_ASIDE;
-                    }
-                }
+                (*slot).link = u64::from((*direction).waiting);
+                (*direction).waiting = index;
+                outcome = SET_ASIDE;
             }
             bpf_spin_unlock(&raw mut flow.lock);
         }
@@ -640,6 +803,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     walk.len = headers.len;
     walk.seq = headers.seq;
     walk.slot = 0;
+    walk.previous = 0;
     walk.flags = flags(flow, sender as u32);
     walk.begin(&flow.directions[sender], place);
     let now = flow.last_seen;
@@ -662,7 +826,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
 /// Walks the segments of the direction in `PASSAGE` that were set aside and are next.
 #[inline(always)]
 fn drain(skb: *mut __sk_buff) {
-    for _ in 0..SLOTS_A_DIRECTION {
+    for _ in 0..SLOTS_LEN {
         if drain_next(skb) == 0 {
             break;
         }
@@ -692,24 +856,28 @@ extern "C" fn drain_next(skb: *mut __sk_buff) -> u64 {
     u64::from(drain_one(skb, passage, flow, sender, tally))
 }
 
-/// The slot of a segment that has the byte `next`, or is old; 0 if there is none.
+/// The slot of a segment that has the byte `next`, or is old; 0 if there is none. Above 32 bits the slot
+/// that names it, 0 if the direction does.
 #[inline(never)]
-fn next_slot(flow: &Flow, sender: usize, next: u32) -> u64 {
-    let mut found = 0;
-    for i in 0..SLOTS_A_DIRECTION {
-        let index = flow.directions[sender & 1].slots[i];
-        if found == 0
-            && index != 0
-            && let Some(slot) = SLOTS.get_ptr(index.into())
-        {
-            // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
-            let seq = unsafe { (*slot).header.seq };
-            if seq.wrapping_sub(next) as i32 <= 0 {
-                found = index;
-            }
+fn next_slot(waiting: u32, next: u32) -> u64 {
+    let mut previous = 0;
+    let mut index = waiting;
+    for _ in 0..SLOTS_LEN {
+        if index == 0 {
+            break;
         }
+        let Some(slot) = SLOTS.get_ptr(index) else {
+            break;
+        };
+        // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
+        let (seq, link) = unsafe { ((*slot).header.seq, (*slot).link) };
+        if seq.wrapping_sub(next) as i32 <= 0 {
+            return u64::from(index) | u64::from(previous) << 32;
+        }
+        previous = index;
+        index = link as u32;
     }
-    found.into()
+    0
 }
 
 /// Walks one of the segments that were set aside; whether there was one.
@@ -725,12 +893,13 @@ fn drain_one(
     if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
         return false;
     }
-    let found = next_slot(flow, sender, place.next()) as u16;
+    let found = next_slot(flow.directions[sender].waiting, place.next());
+    let (found, previous) = (found as u32, (found >> 32) as u32);
     if found == 0 {
         return false;
     }
     let (Some(slot), Some(walk), Some(entries)) = (
-        SLOTS.get_ptr_mut(found.into()),
+        SLOTS.get_ptr_mut(found),
         WALK.get_ptr_mut(0),
         ENTRIES.get_ptr_mut(0),
     ) else {
@@ -741,7 +910,8 @@ fn drain_one(
     walk.payload = 0;
     walk.len = slot.header.len;
     walk.seq = slot.header.seq;
-    walk.slot = found.into();
+    walk.slot = found;
+    walk.previous = previous;
     walk.flags = flags(flow, sender as u32);
     let ends = slot.header.flags & (FIN | RST) != 0;
     if ends {
@@ -773,7 +943,7 @@ fn drain_one(
         if ends || walk.used > ENTRIES_AT {
             emit_entries();
         }
-        let _ = FREE_SLOTS.push(u32::from(found), 0);
+        let _ = FREE_SLOTS.push(found, 0);
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
@@ -823,7 +993,7 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
         (*header).state = u32::from(place.state()) | u32::from(version) << 16;
     }
     let direction = &raw mut flow.directions[sender];
-    let mut slots = [0; SLOTS_A_DIRECTION];
+    let mut waiting = 0;
     let mut done = false;
     // SAFETY: the lock is the flow's, the direction within its value.
     unsafe {
@@ -832,10 +1002,8 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
             let new = Place::new(place.next(), version, place.state(), 0, mode::WHOLE);
             (*direction).place = new.0;
             (*direction).records = (*direction).records.wrapping_add(1);
-            for i in 0..SLOTS_A_DIRECTION {
-                slots[i] = (*direction).slots[i];
-                (*direction).slots[i] = 0;
-            }
+            waiting = (*direction).waiting;
+            (*direction).waiting = 0;
             done = true;
         }
         bpf_spin_unlock(&raw mut flow.lock);
@@ -845,21 +1013,34 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
     }
     count(Counter::PlaceLost, 1);
     emit_entries();
-    for index in slots {
-        if index == 0 {
-            continue;
+    for _ in 0..SLOTS_LEN {
+        waiting = hand_over(waiting) as u32;
+        if waiting == 0 {
+            break;
         }
-        let Some(slot) = SLOTS.get_ptr_mut(index.into()) else {
-            continue;
-        };
-        // SAFETY: the slot is ours, since it was taken under the lock.
-        let len = unsafe {
-            (*slot).header.captured = (*slot).header.len;
-            opaque(u64::from((*slot).header.len) + HEADER_LEN as u64)
-        };
-        if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
-            output(slot.cast(), len as u32, true);
-        }
-        let _ = FREE_SLOTS.push(u32::from(index), 0);
     }
+}
+
+/// Sends off the segment in a slot whole, and gives the slot back; the slot that it named.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hand_over(index: u32) -> u64 {
+    if index == 0 {
+        return 0;
+    }
+    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the slot is ours, since it was taken under the lock.
+    let (record, len, link) = unsafe {
+        let record = &raw mut (*slot).header;
+        (*record).captured = (*record).len;
+        let len = u64::from((*record).len) + HEADER_LEN as u64;
+        (record, opaque(len), (*slot).link)
+    };
+    if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
+        output(record.cast(), len as u32, true);
+    }
+    let _ = FREE_SLOTS.push(index, 0);
+    link
 }
