@@ -636,12 +636,24 @@ impl Walk {
         self.used = ENTRIES_AT;
     }
 
+    /// As [`Self::begin`], of a segment that has nothing to walk: the place stays.
+    #[inline(always)]
+    pub fn stay(&mut self, direction: &Walked, place: Place) {
+        self.seq = place.next();
+        self.len = 0;
+        self.begin(direction, place);
+    }
+
     /// Where the walk has come to.
     #[inline(always)]
     pub fn place(&self, version: u16) -> (Place, u64) {
         let state = self.state as u8;
         let carried = self.carried as u8;
         let beyond = self.offset.saturating_sub(u64::from(self.len));
+        if self.mode == u32::from(mode::FAR) {
+            // Only where nothing was walked.
+            return (Place::new(self.seq, version, state, 0, mode::FAR), self.rest);
+        }
         if self.mode == u32::from(mode::CONTROL) {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::CONTROL), self.rest)
