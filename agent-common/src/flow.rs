@@ -163,7 +163,7 @@ pub struct Followed {
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 176);
+const _: () = assert!(size_of::<Followed>() == 192);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -178,6 +178,8 @@ pub struct Walked {
     pub message_len: u64,
     /// The bytes of a header that the last segment cut off.
     pub carry: [u64; 2],
+    /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are.
+    pub waiting_since: u64,
     /// Sequence number behind the newest byte seen at the owner.
     pub high: u32,
     /// The hook that accounts for this direction, see [`hook`]. 0 until a hook has claimed it.
@@ -205,6 +207,7 @@ impl Walked {
             rest: 0,
             message_len: 0,
             carry: [0; 2],
+            waiting_since: 0,
             high,
             owner,
             frames: 0,

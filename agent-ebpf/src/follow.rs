@@ -57,6 +57,12 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
         opposite.hole = [0; 2];
     }
+    if opposite.waiting != 0
+        && passage.headers.has(ACK)
+        && passage.headers.ack.wrapping_sub(Place(opposite.place).next()) as i32 > 0
+    {
+        give_up_late(1 - sender as u32);
+    }
     let direction = &mut flow.directions[sender];
     let high = direction.high;
     match account(passage, &mut direction.owner, &mut direction.high) {
@@ -245,6 +251,33 @@ fn count_only(
     done
 }
 
+/// How long segments wait for one that is missing once its receiver has acknowledged it: it may be on
+/// another CPU at this moment.
+const PATIENCE: u64 = 50_000_000;
+/// How long they wait where no acknowledgement is seen.
+const LONG_PATIENCE: u64 = 1_000_000_000;
+
+/// Gives up the place of a direction whose missing segment has passed by unseen, by now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn give_up_late(sender: u32) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let since = unsafe { (*flow).directions[(sender & 1) as usize].waiting_since };
+    let now = now();
+    if now.saturating_sub(since) > PATIENCE {
+        lose(sender, now, now);
+    }
+    0
+}
+
 /// Copies the segment in `PASSAGE` whole; what it counts as.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -308,24 +341,25 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             }
         }
         if place.mode() == mode::FAR {
-            match approach(passage, flow, tally, place) {
-                Some(near) => place = near,
-                None => return Counter::Passed as u64,
-            }
+            place = approach(passage, flow, tally, place)
+                .unwrap_or_else(|| place_of(flow, sender));
         }
         let headers = &passage.headers;
         let end = headers.seq.wrapping_add(headers.len);
         let beyond = end.wrapping_sub(place.next()) as i32;
         let ends = headers.has(FIN) || headers.has(RST);
-        if beyond <= 0 && !ends {
+        // The next header is far away still.
+        let within = place.mode() == mode::FAR;
+        if (beyond <= 0 || within) && !ends {
             return Counter::Passed as u64;
         }
-        if headers.seq.wrapping_sub(place.next()) as i32 > 0 && !headers.has(RST) {
+        let early = headers.seq.wrapping_sub(place.next()) as i32 > 0;
+        if early && !within && !headers.has(RST) {
             match set_aside(skb, place.0) {
                 SET_ASIDE => return Counter::SetAside as u64,
                 CHANGED => continue,
                 _ => {
-                    lose(quiet_since, now);
+                    lose(passage.sender, quiet_since, now);
                     return WHOLE;
                 }
             }
@@ -344,11 +378,16 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         if ends {
             walk.flags |= URGENT;
         }
-        walk.begin(&flow.directions[sender], place);
+        let holds = beyond > 0 && !early && !within;
+        if holds {
+            walk.begin(&flow.directions[sender], place);
+        } else {
+            walk.stay(&flow.directions[sender], place);
+        }
         describe(passage, flow, now, quiet_since, place.0);
-        if beyond > 0 && walk_segment(skb) != 0 {
+        if holds && walk_segment(skb) != 0 {
             walk.delta.clear();
-            lose(quiet_since, now);
+            lose(passage.sender, quiet_since, now);
             return WHOLE;
         }
         if !commit(flow, sender, tally, place.0, ends.into()) {
@@ -717,7 +756,10 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
     // SAFETY: as in `decide`.
     let flow = unsafe { &mut *flow };
     let len = passage.headers.len;
-    if len > SLOT_BYTES {
+    let since = now();
+    let direction = &flow.directions[(passage.sender & 1) as usize];
+    let waited = since.saturating_sub(direction.waiting_since);
+    if len > SLOT_BYTES || (direction.waiting != 0 && waited > LONG_PATIENCE) {
         return NO_ROOM;
     }
     let Ok(Some(index)) = FREE_SLOTS.pop() else {
@@ -727,7 +769,7 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
         return NO_ROOM;
     };
     // SAFETY: the slot is ours until it is given away below.
-    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, now(), RECORD_SEGMENT) };
+    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, since, RECORD_SEGMENT) };
     let wanted = opaque(u64::from(len));
     let mut outcome = NO_ROOM;
     let mut copied = true;
@@ -753,6 +795,9 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
             if (*direction).place != place {
                 outcome = CHANGED;
             } else {
+                if (*direction).waiting == 0 {
+                    (*direction).waiting_since = since;
+                }
                 (*slot).link = u64::from((*direction).waiting);
                 (*direction).waiting = index;
                 outcome = SET_ASIDE;
@@ -813,7 +858,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     }
     if walk_segment(skb) != 0 {
         walk.delta.clear();
-        lose(now, now);
+        lose(passage.sender, now, now);
         return 0;
     }
     if commit(flow, sender, tally, place.0, 0) && walk.used > ENTRIES_AT {
@@ -917,7 +962,14 @@ fn drain_one(
     if ends {
         walk.flags |= URGENT;
     }
-    walk.begin(&flow.directions[sender], place);
+    let end = walk.seq.wrapping_add(walk.len);
+    let holds = end.wrapping_sub(place.next()) as i32 > 0;
+    if holds {
+        walk.begin(&flow.directions[sender], place);
+    } else {
+        // Old by now: the place stays as it is.
+        walk.stay(&flow.directions[sender], place);
+    }
     describe(passage, flow, slot.header.time, slot.header.time, place.0);
     // SAFETY: the header is at the buffer's beginning.
     unsafe {
@@ -928,13 +980,7 @@ fn drain_one(
         (*record).flags = slot.header.flags;
         (*record).window = slot.header.window;
     }
-    let end = walk.seq.wrapping_add(walk.len);
-    let beyond = end.wrapping_sub(place.next()) as i32;
-    if beyond <= 0 {
-        walk.offset = walk.len.into();
-        // Old by now: the place stays as it is.
-        walk.offset = u64::from(place.next().wrapping_sub(walk.seq));
-    } else if walk_segment(skb) != 0 {
+    if holds && walk_segment(skb) != 0 {
         walk.delta.clear();
         return false;
     }
@@ -954,7 +1000,7 @@ fn drain_one(
 /// were set aside.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lose(quiet_since: u64, now: u64) -> u64 {
+extern "C" fn lose(sender: u32, quiet_since: u64, now: u64) -> u64 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return 0;
     };
@@ -964,23 +1010,21 @@ extern "C" fn lose(quiet_since: u64, now: u64) -> u64 {
         return 0;
     };
     // SAFETY: as in `decide`.
-    give_up(passage, unsafe { &mut *flow }, quiet_since, now);
+    give_up(passage, unsafe { &mut *flow }, sender, quiet_since, now);
     0
 }
 
 #[inline(always)]
-fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
-    let sender = (passage.sender & 1) as usize;
+fn give_up(passage: &Passage, flow: &mut Flow, sender: u32, quiet_since: u64, now: u64) {
+    let sender = (sender & 1) as usize;
     let place = place_of(flow, sender);
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let walk = unsafe { &mut *walk };
-    walk.seq = passage.headers.seq;
-    walk.len = 0;
     walk.flags = URGENT;
-    walk.begin(&flow.directions[sender], place);
+    walk.stay(&flow.directions[sender], place);
     describe(passage, flow, now, quiet_since, place.0);
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return;
@@ -988,9 +1032,21 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
     let version = place.version().wrapping_add(1);
     // SAFETY: the headers are at the buffer's beginning.
     unsafe {
-        (*entries.cast::<RecordHeader>()).kind = RECORD_LOST;
+        let record = &mut *entries.cast::<RecordHeader>();
+        record.kind = RECORD_LOST;
+        // It says nothing of a segment; and that at hand may be the other direction's.
+        record.seq = place.next();
+        record.len = 0;
+        record.flags = ACK;
+        record.ack = flow.directions[1 - sender].high;
+        record.window = 1;
+        if sender as u32 != passage.sender & 1 {
+            turn(record);
+        }
         let header = entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>();
         (*header).state = u32::from(place.state()) | u32::from(version) << 16;
+        (*header).high = flow.directions[sender].high;
+        (*header).number = flow.directions[sender].records;
     }
     let direction = &raw mut flow.directions[sender];
     let mut waiting = 0;
@@ -1019,6 +1075,24 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
             break;
         }
     }
+}
+
+/// Makes the record that of the other direction.
+#[inline(always)]
+fn turn(record: &mut RecordHeader) {
+    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it.
+    unsafe {
+        let a = (&raw mut record.source).cast::<u64>();
+        let b = (&raw mut record.destination).cast::<u64>();
+        for i in 0..2 {
+            let word = a.add(i).read_volatile();
+            a.add(i).write_volatile(b.add(i).read_volatile());
+            b.add(i).write_volatile(word);
+        }
+    }
+    let port = record.source_port;
+    record.source_port = record.destination_port;
+    record.destination_port = port;
 }
 
 /// Sends off the segment in a slot whole, and gives the slot back; the slot that it named.

@@ -31,6 +31,8 @@ use crate::{
 const CARRY: u64 = 16;
 /// Bytes of the segment in the first window. It holds any header and any control payload whole.
 const FIRST: u64 = 192;
+/// Bytes of the segment in a window behind a frame that was larger than the last window: a header.
+const GLANCE: u64 = 32;
 /// Bytes of the segment in a window.
 pub const WINDOW: u64 = 1024;
 /// Room behind them: what is read beyond the bytes that are there means nothing, and is not used.
@@ -230,7 +232,6 @@ extern "C" fn load_window(skb: *mut __sk_buff) -> u64 {
     walk.filled = CARRY + wanted;
     walk.is_last = u32::from(wanted == left);
     walk.carried = 0;
-    walk.size = WINDOW as u32;
     let wanted = opaque(wanted);
     if wanted == 0 || wanted > WINDOW {
         return 1;
@@ -376,6 +377,8 @@ extern "C" fn walk_window() -> u64 {
         }
     }
     let at = opaque(walk.at);
+    // Behind a frame that is larger than the window another such may come.
+    walk.size = if at > walk.filled { GLANCE as u32 } else { WINDOW as u32 };
     walk.offset = walk.offset.wrapping_add(at).wrapping_sub(CARRY);
     if walk.status == status::CUT && walk.is_last != 0 {
         let carried = walk.filled.wrapping_sub(at);
@@ -636,12 +639,24 @@ impl Walk {
         self.used = ENTRIES_AT;
     }
 
+    /// As [`Self::begin`], of a segment that has nothing to walk: the place stays.
+    #[inline(always)]
+    pub fn stay(&mut self, direction: &Walked, place: Place) {
+        self.seq = place.next();
+        self.len = 0;
+        self.begin(direction, place);
+    }
+
     /// Where the walk has come to.
     #[inline(always)]
     pub fn place(&self, version: u16) -> (Place, u64) {
         let state = self.state as u8;
         let carried = self.carried as u8;
         let beyond = self.offset.saturating_sub(u64::from(self.len));
+        if self.mode == u32::from(mode::FAR) {
+            // Only where nothing was walked.
+            return (Place::new(self.seq, version, state, 0, mode::FAR), self.rest);
+        }
         if self.mode == u32::from(mode::CONTROL) {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::CONTROL), self.rest)

@@ -38,7 +38,8 @@ pub fn opcode_of(kind: usize) -> Option<Opcode> {
 }
 
 /// The class of a size.
-fn class_of(size: u64) -> usize {
+#[must_use]
+pub fn class_of(size: u64) -> usize {
     (0..SIZES - 1)
         .find(|class| size <= 16 << (2 * class))
         .unwrap_or(SIZES - 1)

@@ -294,7 +294,15 @@ impl Observer {
 
     /// Takes what waited as far as it is its turn, or all of it where it has waited long enough.
     pub(super) fn take_waiting(&mut self, slot: SlotId, long_enough: bool) {
-        for side in 0..2 {
+        let Some(walks) = self.live(slot).and_then(|live| live.walks.as_ref()) else {
+            return;
+        };
+        let since = |side: usize| {
+            let waiting = &walks.sides[side].waiting;
+            waiting.iter().map(|waiting| waiting.walk.segment.ts).min()
+        };
+        let first = usize::from(since(1).is_some_and(|at| since(0).is_none_or(|own| at < own)));
+        for side in [first, 1 - first] {
             loop {
                 let Some(live) = self.live(slot) else {
                     return;
@@ -395,7 +403,7 @@ impl Observer {
             quiet_since: walk.quiet_since,
             ts: walk.segment.ts,
         };
-        reading.session.note_activity(walk.quiet_since);
+        let activity = reading.session.replace_activity(walk.quiet_since);
         for entry in entries {
             reading.take(&entry, &mut cx);
         }
@@ -405,6 +413,7 @@ impl Observer {
             of.version = version;
             of.told = None;
             session.set_tallied(side, false);
+            session.note_activity(activity);
             tcp.jump(side, walk.from, &mut self.shared);
             self.conclude(slot, mark);
             return;
@@ -422,6 +431,7 @@ impl Observer {
         } else if walk.segment.flags.fin() {
             session.handle(&StreamEvent::Fin { side, ts }, &mut cx);
         }
+        session.note_activity(activity);
         self.conclude(slot, mark);
     }
 
@@ -530,6 +540,7 @@ impl Observer {
             let Some(tally) = self.tallies.read(walks.tally(side), epoch) else {
                 continue;
             };
+            session.hear(tally.last_seen);
             let mut cx = context!(self, false);
             let of = &mut walks.sides[side];
             let counted = tally.since(&mut of.counts, direction, over);

@@ -68,7 +68,22 @@ impl Session {
         }
     }
 
-    /// There was payload at `ts`, which was not handed over.
+    /// There was payload at `ts` last, before what is handed over next; what was known of it so far.
+    pub fn replace_activity(&mut self, ts: Timestamp) -> Timestamp {
+        match &mut self.phase {
+            Phase::WebSocket(websocket) => std::mem::replace(&mut websocket.last_activity, ts),
+            _ => ts,
+        }
+    }
+
+    /// There was payload at `ts` of which it may be that it is still to be handed over.
+    pub fn hear(&mut self, ts: Timestamp) {
+        if let Phase::WebSocket(websocket) = &mut self.phase {
+            websocket.heard = websocket.heard.max(ts);
+        }
+    }
+
+    /// There was payload at `ts`.
     pub fn note_activity(&mut self, ts: Timestamp) {
         if let Phase::WebSocket(websocket) = &mut self.phase {
             websocket.last_activity = websocket.last_activity.max(ts);
@@ -152,7 +167,6 @@ impl WebSocket {
             incoming.frames.add(opcode, *frames);
             incoming.bytes.add(opcode, bytes);
         }
-        self.last_activity = self.last_activity.max(ts);
         cx.emit(ts, &self.connection, EventKind::Counted(counted));
     }
 }

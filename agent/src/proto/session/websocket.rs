@@ -34,6 +34,8 @@ pub(super) struct WebSocket {
     pub(super) violations: Violations,
     /// When payload bytes went by last, in either direction.
     pub(super) last_activity: Timestamp,
+    /// When payload bytes went by last, by the word of the source; maybe those that come next.
+    pub(super) heard: Timestamp,
     pub(super) first_close: Option<FirstClose>,
     first_end: Option<FirstEnd>,
     reset: bool,
@@ -67,6 +69,7 @@ impl WebSocket {
         };
         Self {
             last_activity: connection.opened,
+            heard: Timestamp::default(),
             connection,
             client,
             extensions,
@@ -173,7 +176,7 @@ impl WebSocket {
             match &mut incoming.reading {
                 Reading::Header(decoder) => {
                     if decoder.is_empty() {
-                        incoming.quiet = ts.saturating_since(self.last_activity);
+                        incoming.quiet = quiet(ts, self.last_activity, self.heard);
                     }
                     let (taken, header) = decoder.decode(rest);
                     rest = &rest[taken..];
@@ -275,7 +278,7 @@ impl WebSocket {
     }
 
     fn note_end(&mut self, role: Role, ts: Timestamp) {
-        let quiet = ts.saturating_since(self.last_activity);
+        let quiet = quiet(ts, self.last_activity, self.heard);
         self.first_end.get_or_insert(FirstEnd { role, quiet });
     }
 
@@ -322,7 +325,7 @@ impl WebSocket {
                 None,
                 Some(CloseCode::ABNORMAL),
                 None,
-                Some(ts.saturating_since(self.last_activity)),
+                Some(ts.saturating_since(self.last_activity.max(self.heard))),
             ),
         };
         let of = |d: Direction| &self.incoming[d];
@@ -529,4 +532,19 @@ impl WebSocket {
             self.report_progress(d, frame.last, cx);
         }
     }
+}
+
+/// How far what the source says of a time may be from what a segment says of the same.
+const SLACK: Duration = Duration::from_micros(200);
+
+/// How long it was quiet until `ts`.
+fn quiet(ts: Timestamp, last_activity: Timestamp, heard: Timestamp) -> Duration {
+    // What was heard may be what is handed over now.
+    let before = heard.saturating_add(SLACK) < ts;
+    let since = if before {
+        last_activity.max(heard)
+    } else {
+        last_activity
+    };
+    ts.saturating_since(since)
 }
