@@ -1,0 +1,162 @@
+//! What two agents say of the same traffic, side by side.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use serde_json::Value;
+
+/// Two agents take the time one after the other.
+const TOLERANCE: u64 = 2_000_000;
+/// Events around a difference that are shown.
+const AROUND: usize = 4;
+/// By what is a matter of payload, not of headers.
+const OF_PAYLOAD: [&str; 2] = ["invalid_utf8", "invalid_deflate"];
+
+/// What is compared of a connection besides frames, messages, violations and the ending.
+#[derive(Clone, Copy, Debug)]
+pub struct Exact {
+    /// When each event was.
+    pub times: bool,
+    /// TCP's counters, by sender.
+    pub tcp: [bool; 2],
+}
+
+/// All that was said of one connection.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What concerns no direction: handshakes and the ending.
+    both: Vec<Value>,
+    /// What was sent by client and by server.
+    sides: [Vec<Value>; 2],
+}
+
+/// Sorts events by connection: client, server and, where there are several, a number.
+pub fn by_connection(events: &[Value]) -> BTreeMap<String, Told> {
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut connections: BTreeMap<String, Told> = BTreeMap::new();
+    for event in events {
+        let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let name = names.entry(word("conn").to_owned()).or_insert_with(|| {
+            let pair = format!("{} > {}", word("client"), word("server"));
+            let number = numbers.entry(pair.clone()).or_default();
+            *number += 1;
+            format!("{pair} #{number}")
+        });
+        let told = connections.entry(name.clone()).or_default();
+        let list = match word("dir") {
+            "client_to_server" => &mut told.sides[0],
+            "server_to_client" => &mut told.sides[1],
+            _ => &mut told.both,
+        };
+        if word("event") != "gap" && !OF_PAYLOAD.contains(&word("rule")) {
+            list.push(event.clone());
+        }
+    }
+    connections
+}
+
+/// What differs, `None` where nothing does.
+pub fn difference(whole: &Told, walked: &Told, exact: Exact) -> Option<String> {
+    let lists = [
+        ("both", &whole.both, &walked.both),
+        ("client", &whole.sides[0], &walked.sides[0]),
+        ("server", &whole.sides[1], &walked.sides[1]),
+    ];
+    for (name, whole, walked) in lists {
+        let len = whole.len().max(walked.len());
+        let at = (0..len).find(|at| match (whole.get(*at), walked.get(*at)) {
+            (Some(whole), Some(walked)) => differ(whole, walked, exact),
+            _ => true,
+        });
+        if let Some(at) = at {
+            let mut text = format!("{name}: event {at} of {} and {}\n", whole.len(), walked.len());
+            for (who, list) in [("whole", whole), ("headers", walked)] {
+                let from = at.saturating_sub(AROUND);
+                for (i, event) in list.iter().enumerate().skip(from).take(2 * AROUND) {
+                    let mark = if i == at { '>' } else { ' ' };
+                    let _ = writeln!(text, "{mark} {who} {i}: {event}");
+                }
+            }
+            return Some(text);
+        }
+    }
+    None
+}
+
+fn differ(whole: &Value, walked: &Value, exact: Exact) -> bool {
+    let (Some(a), Some(b)) = (whole.as_object(), walked.as_object()) else {
+        return true;
+    };
+    let keys = a.keys().chain(b.keys());
+    for key in keys {
+        let (a, b) = (a.get(key), b.get(key));
+        let same = match key.as_str() {
+            "conn" | "inflated_len" => true,
+            "ts" => !exact.times || near(nanos(a), nanos(b)),
+            "duration_ns" | "silence_ns" | "latency_ns" | "rtt_ns" => {
+                let number = |value: Option<&Value>| value.and_then(Value::as_u64);
+                a.is_some() == b.is_some() && (!exact.times || near(number(a), number(b)))
+            }
+            "tcp" => ["client_to_server", "server_to_client"]
+                .iter()
+                .zip(exact.tcp)
+                .all(|(side, exact)| {
+                    let of = |value: Option<&Value>| value.map(|value| value[side].clone());
+                    !exact || of(a) == of(b)
+                }),
+            _ => a == b,
+        };
+        if !same {
+            return true;
+        }
+    }
+    false
+}
+
+fn near(a: Option<u64>, b: Option<u64>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.abs_diff(b) <= TOLERANCE,
+        _ => a == b,
+    }
+}
+
+/// Nanoseconds since midnight.
+pub fn nanos(ts: Option<&Value>) -> Option<u64> {
+    let ts = ts?.as_str()?.strip_suffix('Z')?;
+    let (_, clock) = ts.split_once('T')?;
+    let (clock, fraction) = clock.split_once('.')?;
+    let mut seconds = 0;
+    for part in clock.split(':') {
+        seconds = seconds * 60 + part.parse::<u64>().ok()?;
+    }
+    let digits: u64 = format!("{fraction:0<9}").parse().ok()?;
+    Some(seconds * 1_000_000_000 + digits)
+}
+
+/// Where the order of segments in which events were differs between the two: both see each segment
+/// at a time of its own, so what is at one time here is at one time there, and in the same order.
+pub fn disorder(whole: &BTreeMap<String, Told>, walked: &BTreeMap<String, Told>) -> Option<String> {
+    let mut pairs: Vec<(u64, u64, &Value, &Value)> = Vec::new();
+    for (name, a) in whole {
+        let Some(b) = walked.get(name) else {
+            continue;
+        };
+        for (a, b) in [(&a.sides[0], &b.sides[0]), (&a.sides[1], &b.sides[1])] {
+            for (a, b) in a.iter().zip(b) {
+                if let (Some(at), Some(bt)) = (nanos(a.get("ts")), nanos(b.get("ts"))) {
+                    pairs.push((at, bt, a, b));
+                }
+            }
+        }
+    }
+    pairs.sort_by_key(|(at, bt, ..)| (*at, *bt));
+    pairs.windows(2).find_map(|pair| {
+        let [(a, b, ..), (later_a, later_b, ..)] = pair else {
+            return None;
+        };
+        (a.cmp(later_a) != b.cmp(later_b)).then(|| {
+            let line = |(_, _, a, b): &(u64, u64, &Value, &Value)| format!("  whole {a}\n  headers {b}\n");
+            format!("times in another order:\n{}{}", line(&pair[0]), line(&pair[1]))
+        })
+    })
+}
