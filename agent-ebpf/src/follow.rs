@@ -901,10 +901,12 @@ extern "C" fn drain_next(skb: *mut __sk_buff) -> u64 {
     u64::from(drain_one(skb, passage, flow, sender, tally))
 }
 
-/// The slot of a segment that has the byte `next`, or is old; 0 if there is none. Above 32 bits the slot
-/// that names it, 0 if the direction does.
+/// The slot of a segment that has the byte `next`, or is old; of several the one that came first,
+/// since what came first counts. 0 if there is none. Above 32 bits the slot that names it, 0 if the
+/// direction does.
 #[inline(never)]
 fn next_slot(waiting: u32, next: u32) -> u64 {
+    let mut found = 0;
     let mut previous = 0;
     let mut index = waiting;
     for _ in 0..SLOTS_LEN {
@@ -917,12 +919,12 @@ fn next_slot(waiting: u32, next: u32) -> u64 {
         // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
         let (seq, link) = unsafe { ((*slot).header.seq, (*slot).link) };
         if seq.wrapping_sub(next) as i32 <= 0 {
-            return u64::from(index) | u64::from(previous) << 32;
+            found = u64::from(index) | u64::from(previous) << 32;
         }
         previous = index;
         index = link as u32;
     }
-    0
+    found
 }
 
 /// Walks one of the segments that were set aside; whether there was one.

@@ -45,7 +45,7 @@ use super::{
     },
 };
 use compare::{Exact, by_connection, difference, disorder};
-use conversation::Conversation;
+use conversation::{Conversation, End};
 use disorder::{Packet, Rates, Traffic, deliver};
 use inject::Injector;
 use random::Random;
@@ -61,6 +61,8 @@ const BURST: usize = 24;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Missing bytes are waited for so long.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Differences that are shown.
+const SHOWN: usize = 5;
 /// The number of the connection that comes last.
 const LAST: u16 = 60_000;
 
@@ -254,7 +256,10 @@ fn compare(plan: Plan) -> Report {
         let client = name.split(' ').next().unwrap_or_default();
         let made = plan.made.get(client);
         let exact = Exact {
-            times: plan.ordered,
+            times: plan.ordered && made.is_none_or(|(_, traffic)| !traffic.overlaps),
+            ending: made.is_none_or(|(conversation, traffic)| {
+                !traffic.unseen && conversation.end != End::Open
+            }),
             tcp: made.map_or([plan.ordered; 2], |(_, traffic)| traffic.one_hole.map(|one| one && plan.ordered)),
         };
         let found = match (whole.get(name), walked.get(name)) {
@@ -267,13 +272,17 @@ fn compare(plan: Plan) -> Report {
         }
     }
     if plan.ordered {
-        wrong.extend(disorder(&whole, &walked));
+        let overlaps = |name: &str| {
+            let made = plan.made.get(name.split(' ').next().unwrap_or_default());
+            made.is_some_and(|(_, traffic)| traffic.overlaps)
+        };
+        wrong.extend(disorder(&whole, &walked, overlaps));
     }
     let [metrics_whole, metrics_walked] = metrics;
     wrong.extend(metrics_differ(&metrics_whole, &metrics_walked));
     if !wrong.is_empty() {
         let n = wrong.len();
-        wrong.truncate(3);
+        wrong.truncate(SHOWN);
         panic!("{n} differences, seed {}\n{}\n{report:?}", plan.seed, wrong.join("\n"));
     }
     report
@@ -291,7 +300,8 @@ fn history(made: Option<&(Conversation, Traffic)>) -> String {
         conversation.end,
         traffic.one_hole,
     );
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("walk-packets.txt");
+    let name = format!("walk-{}.txt", conversation.ends[0].port() - 1024);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut all = String::new();
     for packet in &traffic.packets {
         let _ = writeln!(all, "{}", packet.what);

@@ -65,8 +65,11 @@ pub struct Traffic {
     pub packets: Vec<Packet>,
     /// By sender: at no time was there more than one stretch missing.
     pub one_hole: [bool; 2],
-    /// By sender: bytes or FIN came before others that belong in front of them.
-    pub disordered: [bool; 2],
+    /// Something passed unseen.
+    pub unseen: bool,
+    /// One segment had both what was known and what was not: which of two it is whose time counts
+    /// cannot be told from headers.
+    pub overlaps: bool,
 }
 
 /// A stretch of a stream, to be sent at some time.
@@ -223,7 +226,8 @@ impl<'a> Wire<'a> {
             traffic: Traffic {
                 packets: Vec::new(),
                 one_hole: [true; 2],
-                disordered: [false; 2],
+                unseen: false,
+                overlaps: false,
             },
         }
     }
@@ -296,10 +300,10 @@ impl<'a> Wire<'a> {
         let side = piece.side;
         let end = piece.to + usize::from(piece.fin);
         let arrived = &mut self.arrived[side];
-        let (_, known) = arrived[arrived.len() - 1];
-        if piece.from != known || arrived.len() > 1 {
-            self.traffic.disordered[side] = true;
-        }
+        let touches = |(from, to): &(usize, usize)| *from < end && piece.from < *to;
+        let within = |(from, to): &(usize, usize)| *from <= piece.from && end <= *to;
+        self.traffic.unseen |= !piece.seen;
+        self.traffic.overlaps |= arrived.iter().any(touches) && !arrived.iter().any(within);
         arrived.push((piece.from, end));
         arrived.sort_unstable();
         let mut merged: Vec<(usize, usize)> = Vec::new();
