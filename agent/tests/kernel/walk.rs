@@ -73,7 +73,21 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// Packets to be sent at once, by one thread or each by its own.
-type Round = Vec<Vec<u8>>;
+#[derive(Debug, Default)]
+struct Round {
+    packets: Vec<Vec<u8>>,
+    /// How long to wait behind them.
+    pause: Duration,
+}
+
+impl From<Vec<u8>> for Round {
+    fn from(packet: Vec<u8>) -> Self {
+        Self {
+            packets: vec![packet],
+            ..Self::default()
+        }
+    }
+}
 
 /// A run: what is sent, and what is compared of it.
 struct Plan {
@@ -116,7 +130,7 @@ impl Plan {
     fn of(packets: Vec<Vec<u8>>) -> Self {
         Self {
             seed: 0,
-            rounds: packets.into_iter().map(|packet| vec![packet]).collect(),
+            rounds: packets.into_iter().map(Round::from).collect(),
             made: BTreeMap::new(),
             ordered: true,
         }
@@ -133,11 +147,17 @@ fn interleave(all: &[(Conversation, Traffic)], pairs: bool, random: &mut Random)
         for _ in 0..random.len(1..=6) {
             match open[at] {
                 [a, b, rest @ ..] if pairs && a.side == b.side && !a.is_alone && !b.is_alone => {
-                    rounds.push(vec![a.bytes.clone(), b.bytes.clone()]);
+                    rounds.push(Round {
+                        packets: vec![a.bytes.clone(), b.bytes.clone()],
+                        pause: a.pause.max(b.pause),
+                    });
                     open[at] = rest;
                 }
                 [packet, rest @ ..] => {
-                    rounds.push(vec![packet.bytes.clone()]);
+                    rounds.push(Round {
+                        packets: vec![packet.bytes.clone()],
+                        pause: packet.pause,
+                    });
                     open[at] = rest;
                 }
                 [] => {}
@@ -174,12 +194,11 @@ fn send(ns: &Netns, rounds: Vec<Round>, threads: usize) {
                         }
                     }
                     // Each its own; who is first is not said.
-                    if let Some(packet) = round.get((own + i) % threads) {
+                    if let Some(packet) = round.packets.get((own + i) % threads) {
                         injector.send(packet);
                     }
-                    if i % BURST == 0 {
-                        thread::sleep(PAUSE);
-                    }
+                    let pause = if i % BURST == 0 { PAUSE } else { Duration::ZERO };
+                    thread::sleep(pause.max(round.pause));
                 }
             })
         })
@@ -223,7 +242,7 @@ fn compare(plan: Plan) -> Report {
     let [run_whole, run_walked] = ["whole", "headers"]
         .map(|copy| Agent::run(&pair.server, &format!("{} --attach tcx", flags(copy))));
     let mut report = Report {
-        packets: plan.rounds.iter().map(Vec::len).sum(),
+        packets: plan.rounds.iter().map(|round| round.packets.len()).sum(),
         ..Report::default()
     };
     let threads = if plan.ordered { 1 } else { 2 };
@@ -231,7 +250,7 @@ fn compare(plan: Plan) -> Report {
     let last = Conversation::plain(LAST);
     let traffic = deliver(&last, &Rates::default(), &mut Random::new(0));
     thread::sleep(PATIENCE * 2);
-    let packets = traffic.packets.into_iter().map(|packet| vec![packet.bytes]);
+    let packets = traffic.packets.into_iter().map(|packet| packet.bytes.into());
     send(&pair.client, packets.collect(), 1);
     let client = format!("\"{}\"", last.ends[0]);
     for trace in [&whole, &walked] {
@@ -260,6 +279,7 @@ fn compare(plan: Plan) -> Report {
             ending: made.is_none_or(|(conversation, traffic)| {
                 !traffic.unseen && conversation.end != End::Open
             }),
+            round_trips: plan.ordered && made.is_none_or(|(_, traffic)| !traffic.waited && !traffic.unseen),
             tcp: made.map_or([plan.ordered; 2], |(_, traffic)| traffic.one_hole.map(|one| one && plan.ordered)),
         };
         let found = match (whole.get(name), walked.get(name)) {

@@ -1,6 +1,8 @@
 //! The segments of a connection as a network delivers them: cut anywhere, lost and sent again, late,
 //! twice, and with all that TCP adds.
 
+use std::time::Duration;
+
 use etherparse::TcpHeader;
 use wstap::proto::segment::TcpFlags;
 
@@ -9,6 +11,14 @@ use super::{
     random::Random,
 };
 use crate::pcap;
+
+/// A connection older than the agents is copied for a bounded number of segments, in which they have
+/// to find out what it is: up to so many there is a pause now and then.
+const PROBED: usize = 240;
+/// See [`PROBED`].
+const PROBES: usize = 20;
+/// See [`PROBED`].
+const PROBE: Duration = Duration::from_millis(30);
 
 /// What may happen to a connection, in times of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +64,8 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// Not to be sent at the same time as another.
     pub is_alone: bool,
+    /// How long to wait behind it.
+    pub pause: Duration,
     /// For the report of a difference.
     pub what: String,
 }
@@ -65,6 +77,9 @@ pub struct Traffic {
     pub packets: Vec<Packet>,
     /// By sender: at no time was there more than one stretch missing.
     pub one_hole: [bool; 2],
+    /// Something was missing for a time: what came behind it had to wait where segments are copied
+    /// whole, and may then be read later than what the other side said meanwhile.
+    pub waited: bool,
     /// Something passed unseen.
     pub unseen: bool,
     /// One segment had both what was known and what was not: which of two it is whose time counts
@@ -226,6 +241,7 @@ impl<'a> Wire<'a> {
             traffic: Traffic {
                 packets: Vec::new(),
                 one_hole: [true; 2],
+                waited: false,
                 unseen: false,
                 overlaps: false,
             },
@@ -314,6 +330,7 @@ impl<'a> Wire<'a> {
             }
         }
         *arrived = merged;
+        self.traffic.waited |= arrived.len() > 1;
         if arrived.len() > 2 || !piece.seen {
             self.traffic.one_hole[side] = false;
         }
@@ -349,9 +366,16 @@ impl<'a> Wire<'a> {
         let named: String = named.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
         let acked = header.acknowledgment_number.wrapping_sub(self.seq(1 - side, 0));
         let packet = pcap::ip(source.ip(), destination.ip(), &pcap::tcp(&header, payload));
+        let n = self.traffic.packets.len();
+        let pause = if self.conversation.midstream && n < PROBED && n % PROBES == PROBES - 1 {
+            PROBE
+        } else {
+            Duration::ZERO
+        };
         let opened = self.conversation.opened[side] as i64;
         self.traffic.packets.push(Packet {
             side,
+            pause,
             is_alone: flags.0 & 0x07 != 0 || at < opened + 1,
             bytes: pcap::ethernet(&packet),
             what: format!("{name} {at}..{end}{named} {what} (has {acked})"),
