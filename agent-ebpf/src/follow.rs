@@ -458,7 +458,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
                 }
             }
             tally.next = new.next();
-            tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
+            tally.rest = rest;
             tally.walked = tally.walked.wrapping_add(1);
             if walk.delta.total != 0 {
                 walk.delta.apply(tally);
@@ -652,7 +652,8 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
         lose(now, now);
         return 0;
     }
-    if commit(flow, sender, tally, place.0, 0) && walk.used > ENTRIES_AT {
+    let ends = headers.has(FIN) || headers.has(RST);
+    if commit(flow, sender, tally, place.0, ends.into()) && (ends || walk.used > ENTRIES_AT) {
         emit_entries();
     }
     walk.delta.clear();
