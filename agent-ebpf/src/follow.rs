@@ -148,6 +148,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     }
     observe(passage, flow, tally, high);
 
+    let ends = passage.headers.has(FIN) || passage.headers.has(RST);
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         attempt += 1;
@@ -161,13 +162,13 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         if place.mode() == mode::FAR {
             match approach(passage, flow, tally, place) {
                 Some(near) => place = near,
+                None if ends => place = place_of(flow, sender),
                 None => return Counter::Passed as u64,
             }
         }
         let headers = &passage.headers;
         let end = headers.seq.wrapping_add(headers.len);
         let beyond = end.wrapping_sub(place.next()) as i32;
-        let ends = headers.has(FIN) || headers.has(RST);
         if beyond <= 0 && !ends {
             return Counter::Passed as u64;
         }
@@ -194,9 +195,15 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         if ends {
             walk.flags |= URGENT;
         }
+        // What has nothing new, or where it is does not matter, leaves the place as it is.
+        let stays = beyond <= 0 || headers.has(RST) || place.mode() == mode::FAR;
+        if stays {
+            walk.len = 0;
+            walk.seq = place.next();
+        }
         walk.begin(&flow.directions[sender], place);
         describe(passage, flow, now, quiet_since, place.0);
-        if beyond > 0 && walk_segment(skb) != 0 {
+        if !stays && walk_segment(skb) != 0 {
             walk.delta.clear();
             lose(quiet_since, now);
             return WHOLE;
@@ -762,9 +769,10 @@ fn drain_one(
     let end = walk.seq.wrapping_add(walk.len);
     let beyond = end.wrapping_sub(place.next()) as i32;
     if beyond <= 0 {
-        walk.offset = walk.len.into();
         // Old by now: the place stays as it is.
-        walk.offset = u64::from(place.next().wrapping_sub(walk.seq));
+        walk.len = 0;
+        walk.seq = place.next();
+        walk.offset = 0;
     } else if walk_segment(skb) != 0 {
         walk.delta.clear();
         return false;
