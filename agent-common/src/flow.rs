@@ -160,7 +160,8 @@ pub struct Walked {
     /// A [`Place`].
     pub place: u64,
     /// In [`mode::FAR`]: payload bytes from the place to the next header. In [`mode::CONTROL`]:
-    /// payload bytes of a control frame that are still to be copied.
+    /// payload bytes of a control frame that are still to be copied, in the lowest eight bits, and
+    /// above them how many come behind these before the next header.
     pub rest: u64,
     /// Payload bytes of the message under way.
     pub message_len: u64,
@@ -178,8 +179,8 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// Not used.
-    pub reserved: u32,
+    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
+    pub closed_at: u32,
     /// Slots in which segments wait whose predecessor is missing; 0 is none.
     pub slots: [u16; SLOTS_A_DIRECTION],
 }
@@ -200,7 +201,7 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            reserved: 0,
+            closed_at: 0,
             slots: [0; SLOTS_A_DIRECTION],
         }
     }

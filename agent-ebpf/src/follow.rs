@@ -29,7 +29,7 @@ use crate::{
     },
     sample::{Origin, bytes, now, sample},
     walk::{
-        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, emit_entries, output,
+        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries, output,
         walk_segment,
     },
 };
@@ -251,11 +251,15 @@ fn flags(flow: &Flow, sender: u32) -> u32 {
 #[inline(always)]
 fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
     let headers = &passage.headers;
-    let direction = &mut flow.directions[(passage.sender & 1) as usize];
-    let takes = headers.len + u32::from(headers.has(FIN));
     if headers.has(RST) {
         return;
     }
+    if headers.has(ACK) {
+        let peer = &mut flow.directions[1 - (passage.sender & 1) as usize];
+        peer.closed_at = if headers.window == 0 { peer.high } else { 0 };
+    }
+    let direction = &mut flow.directions[(passage.sender & 1) as usize];
+    let takes = headers.len + u32::from(headers.has(FIN));
     let open = direction.hole[0] != direction.hole[1];
     if headers.seq == high && !open && takes > 0 {
         tally.edge = direction.high;
@@ -265,7 +269,10 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         tally.zero_windows = tally.zero_windows.wrapping_add(1);
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
-        tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
+        // Whoever has something to send, and may not, asks in the same way whether it may.
+        if direction.closed_at != high {
+            tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
+        }
         return;
     }
     if takes == 0 {
@@ -432,6 +439,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     let walk = unsafe { &mut *walk };
     let slot = walk.slot as u16;
     let (new, rest) = walk.place(place.version().wrapping_add(1));
+    let ahead = ahead(new, rest);
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return false;
     };
@@ -465,7 +473,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
                 }
             }
             tally.next = new.next();
-            tally.rest = rest;
+            tally.rest = ahead;
             tally.walked = tally.walked.wrapping_add(1);
             if walk.delta.total != 0 {
                 walk.delta.apply(tally);
