@@ -32,7 +32,8 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus,
+        self, Attacher, Counters, KernelError, Reader, Wake,
+        attach::AttachStatus,
         reader::{Record, Woken},
     },
 };
