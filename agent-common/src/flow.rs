@@ -163,7 +163,7 @@ pub struct Followed {
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 192);
+const _: () = assert!(size_of::<Followed>() == 208);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -172,7 +172,8 @@ pub struct Walked {
     /// A [`Place`].
     pub place: u64,
     /// In [`mode::FAR`]: payload bytes from the place to the next header. In [`mode::CONTROL`]:
-    /// payload bytes of a control frame that are still to be copied.
+    /// payload bytes of a control frame that are still to be copied, in the lowest eight bits, and
+    /// above them how many come behind these before the next header.
     pub rest: u64,
     /// Payload bytes of the message under way.
     pub message_len: u64,
@@ -192,9 +193,13 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
+    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
+    pub closed_at: u32,
     /// The slot of the segment that was set aside last because one before it is missing; 0 if none
     /// is. It names the next.
     pub waiting: u32,
+    /// Not used.
+    pub reserved: u32,
 }
 
 impl Walked {
@@ -214,7 +219,9 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
+            closed_at: 0,
             waiting: 0,
+            reserved: 0,
         }
     }
 }

@@ -496,9 +496,7 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     let value = unsafe { &*(&raw const *new).cast::<Flow>() };
     if FLOWS.insert(passage.key, value, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
-        if new.tally != 0 {
-            let _ = FREE_TALLIES.push(new.tally, 0);
-        }
+        give_back(new.tally);
         state.stage = stage::IGNORED;
         warn!(ctx, "the map of flows is full: a WebSocket is not followed");
         return Decision::Leave(Counter::Ignored);
@@ -511,6 +509,21 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     state.stage = stage::FOLLOWED;
     debug!(ctx, "following flow, epoch {}", state.epoch);
     account.decision(|| origin)
+}
+
+/// Gives a pair of tallies back that no flow has got.
+#[inline(always)]
+fn give_back(pair: u32) {
+    if pair == 0 {
+        return;
+    }
+    for sender in 0..2 {
+        if let Some(tally) = TALLIES.get_ptr_mut(element(pair, sender)) {
+            // SAFETY: an element of an array is always there.
+            unsafe { (*tally).epoch = 0 };
+        }
+    }
+    let _ = FREE_TALLIES.push(pair, 0);
 }
 
 /// Takes a pair of tallies for a flow; 0 if there is none left.

@@ -30,8 +30,8 @@ use crate::{
     },
     sample::{Origin, now, sample},
     walk::{
-        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, emit_entries, output,
-        size_class, walk_segment,
+        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries,
+        output, size_class, walk_segment,
     },
 };
 
@@ -433,11 +433,15 @@ fn flags(flow: &Flow, sender: u32) -> u32 {
 #[inline(always)]
 fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
     let headers = &passage.headers;
-    let direction = &mut flow.directions[(passage.sender & 1) as usize];
-    let takes = headers.len + u32::from(headers.has(FIN));
     if headers.has(RST) {
         return;
     }
+    if headers.has(ACK) {
+        let peer = &mut flow.directions[1 - (passage.sender & 1) as usize];
+        peer.closed_at = if headers.window == 0 { peer.high } else { 0 };
+    }
+    let direction = &mut flow.directions[(passage.sender & 1) as usize];
+    let takes = headers.len + u32::from(headers.has(FIN));
     let open = direction.hole[0] != direction.hole[1];
     if headers.seq == high && !open && takes > 0 {
         tally.edge = direction.high;
@@ -447,7 +451,10 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         tally.zero_windows = tally.zero_windows.wrapping_add(1);
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
-        tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
+        // Whoever has something to send, and may not, asks in the same way whether it may.
+        if direction.closed_at != high {
+            tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
+        }
         return;
     }
     if takes == 0 {
@@ -619,6 +626,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
         return false;
     };
     let (new, rest) = walk.place(place.version().wrapping_add(1));
+    let ahead = ahead(new, rest);
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return false;
     };
@@ -654,7 +662,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
             (*direction).records = number;
             (*direction).place = new.0;
             tally.next = new.next();
-            tally.rest = if new.mode() == mode::FAR { rest } else { 0 };
+            tally.rest = ahead;
             tally.walked = tally.walked.wrapping_add(1);
             if walk.delta.any != 0 {
                 walk.delta.apply(tally);
@@ -861,7 +869,8 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
         lose(passage.sender, now, now);
         return 0;
     }
-    if commit(flow, sender, tally, place.0, 0) && walk.used > ENTRIES_AT {
+    let ends = headers.has(FIN) || headers.has(RST);
+    if commit(flow, sender, tally, place.0, ends.into()) && (ends || walk.used > ENTRIES_AT) {
         emit_entries();
     }
     walk.delta.clear();

@@ -43,6 +43,11 @@ const CONTROL_PAYLOAD: u64 = 125;
 const DATA_COPY: u64 = 16;
 /// Bytes that are written for a control frame.
 const CONTROL_COPY: u64 = 144;
+/// In [`Walked::rest`], in [`mode::CONTROL`]: payload that is still to be copied; and above it what
+/// comes behind that before the next header.
+const PENDING: u64 = 0xff;
+/// See [`PENDING`].
+const PENDING_BITS: u32 = 8;
 /// Headers in one go of the inner loop.
 const HEADERS: u32 = 128;
 /// Goes of the inner loop: 64 KiB of the smallest frames, and more.
@@ -183,9 +188,11 @@ fn windows(skb: *mut __sk_buff) -> bool {
         if !control_payload(skb, walk) {
             return false;
         }
-        if walk.rest != 0 {
+        if walk.rest & PENDING != 0 {
             return true;
         }
+        walk.offset = walk.offset.wrapping_add(walk.rest >> PENDING_BITS);
+        walk.rest = 0;
         walk.mode = mode::NEAR.into();
     }
     walk.size = FIRST as u32;
@@ -264,7 +271,8 @@ fn control_payload(skb: *mut __sk_buff, walk: &mut Walk) -> bool {
         return true;
     }
     let left = len - offset;
-    let part = opaque(if left < walk.rest { left } else { walk.rest });
+    let pending = walk.rest & PENDING;
+    let part = opaque(if left < pending { left } else { pending });
     if part == 0 || part > CONTROL_PAYLOAD {
         return false;
     }
@@ -518,8 +526,9 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
                 return false;
             }
             copied += held;
-            if len <= CONTROL_PAYLOAD {
-                pending = payload - held;
+            // More than sequence numbers can tell apart is no control frame that anybody reads.
+            if len < 1 << 55 {
+                pending = (payload - held) | (len - payload) << PENDING_BITS;
             }
         } else {
             copied += payload;
@@ -660,6 +669,9 @@ impl Walk {
         if self.mode == u32::from(mode::CONTROL) {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::CONTROL), self.rest)
+        } else if self.mode == u32::from(mode::FAR) {
+            let next = self.seq.wrapping_add(self.len);
+            (Place::new(next, version, state, 0, mode::FAR), self.rest)
         } else if beyond < NEAR {
             let next = self.seq.wrapping_add(self.offset as u32);
             (Place::new(next, version, state, carried, mode::NEAR), 0)
@@ -667,6 +679,16 @@ impl Walk {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::FAR), beyond)
         }
+    }
+}
+
+/// Payload before the next header, behind the place: of [`Walked::rest`].
+#[inline(always)]
+pub fn ahead(place: Place, rest: u64) -> u64 {
+    if place.mode() == mode::CONTROL {
+        (rest & PENDING) + (rest >> PENDING_BITS)
+    } else {
+        rest
     }
 }
 

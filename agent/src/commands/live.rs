@@ -32,7 +32,8 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus,
+        self, Attacher, Counters, KernelError, Reader, Wake,
+        attach::AttachStatus,
         reader::{Record, Woken},
     },
 };
@@ -46,6 +47,10 @@ const BATCHES: usize = 16;
 const NAP: Duration = Duration::from_millis(50);
 /// Between two updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two looks at what the kernel program has counted; longer where a look takes long: of the
+/// thread's time it takes one part in so many at most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_SHARE: u32 = 20;
 /// Between two searches for flows that nobody follows any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// What a flow may be silent beyond the idle time-out before it is searched for: the observer ends
@@ -223,12 +228,10 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn run(&mut self, stop: &UnixStream) -> io::Result<()> {
         let mut next_status = Instant::now();
         let mut next_sweep = next_status + SWEEP_INTERVAL;
+        let mut next_look = next_status;
         loop {
             let now = Instant::now();
             if now >= next_status {
-                let time = self.reader.now();
-                self.observer.handle_tallies(time);
-                self.pass_on()?;
                 let status = self.status();
                 (self.tell)(&status);
                 next_status = now + STATUS_INTERVAL;
@@ -240,6 +243,14 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                     log::debug!("removed {removed} silent flows from the kernel's map");
                 }
                 next_sweep = now + SWEEP_INTERVAL;
+            }
+
+            if now >= next_look {
+                let time = self.reader.now();
+                self.observer.handle_tallies(time);
+                self.pass_on()?;
+                let took = now.elapsed().saturating_mul(LOOK_SHARE);
+                next_look = now + took.max(LOOK_INTERVAL);
             }
 
             let stopped = self.reader.wait(NAP, stop)? == Woken::Stop;

@@ -206,7 +206,10 @@ impl Tally {
     /// seen, its size and its message not before its end, which may be an early one: `over`.
     fn settled(&self, over: bool) -> Counts {
         let mut counts = self.counts;
-        let sum = counts.bytes.iter().fold(0u64, |sum, n| sum.wrapping_add(*n));
+        let sum = counts
+            .bytes
+            .iter()
+            .fold(0u64, |sum, n| sum.wrapping_add(*n));
         counts.frame_bytes = sum;
         let ahead = self.ahead.min(self.last.size);
         if ahead == 0 {

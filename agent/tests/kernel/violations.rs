@@ -357,7 +357,9 @@ fn must_have_counted(agent: &Agent, cases: &[Case], unseen: &[&str]) {
         if wrong.is_empty() && count(&[]) == seen && closed == connections as u64 {
             Ok(())
         } else {
-            Err(format!("{wrong:?}; {} in all, {closed} closed", count(&[])))
+            let all = metrics.of("websocket_protocol_violations_total");
+            let all: Vec<_> = all.filter(|sample| sample.value > 0.0).collect();
+            Err(format!("{wrong:?}; {closed} closed; {all:#?}"))
         }
     });
     let labels = [("path", "/correct"), ("subprotocol", "b")];

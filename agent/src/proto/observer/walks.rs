@@ -96,16 +96,18 @@ impl Waiting {
 
     fn entries(&self) -> impl Iterator<Item = walk::Entry<'_>> {
         let mut rest = self.bytes.as_slice();
-        self.entries.iter().map(move |&(seq, place, continues, len)| {
-            let (bytes, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-            rest = behind;
-            walk::Entry {
-                seq,
-                place,
-                continues,
-                bytes,
-            }
-        })
+        self.entries
+            .iter()
+            .map(move |&(seq, place, continues, len)| {
+                let (bytes, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                rest = behind;
+                walk::Entry {
+                    seq,
+                    place,
+                    continues,
+                    bytes,
+                }
+            })
     }
 
     /// Whether the sender of the walk is the client, where its frames say so.
@@ -701,9 +703,8 @@ impl Reading<'_> {
             let left = usize::try_from(standing.ahead - missing).unwrap_or(usize::MAX);
             bytes = bytes.get(..left).unwrap_or(bytes);
         } else {
-            let known = standing.is_some_and(|at| {
-                entry.place.index.wrapping_sub(at.place.index).cast_signed() < 0
-            });
+            let known = standing
+                .is_some_and(|at| entry.place.index.wrapping_sub(at.place.index).cast_signed() < 0);
             if known {
                 return;
             }

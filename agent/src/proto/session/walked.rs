@@ -154,7 +154,10 @@ impl WebSocket {
         incoming.messages = Messages::at(place.message);
         incoming.closed |= place.closed;
         // The nearest index whose low half this is.
-        let ahead = place.index.wrapping_sub(incoming.index as u32).cast_signed();
+        let ahead = place
+            .index
+            .wrapping_sub(incoming.index as u32)
+            .cast_signed();
         incoming.index = incoming.index.saturating_add_signed(ahead.into());
         incoming.content.lose(cx);
     }

@@ -254,7 +254,9 @@ impl Tally {
     pub(super) fn counted(&mut self, counted: &Counted) {
         let tally = &mut self.directions[counted.direction];
         tally.opcodes.count(&counted.frames, &counted.bytes);
-        tally.frame_size.add(&counted.frame_sizes, counted.frame_bytes);
+        tally
+            .frame_size
+            .add(&counted.frame_sizes, counted.frame_bytes);
         for (sum, more) in tally.messages.iter_mut().zip(counted.messages) {
             *sum += more;
         }

@@ -17,8 +17,8 @@ use super::{
     KernelError, Wake,
     attach::{HEARTBEAT_TIMEOUT, Method},
     interfaces::Framing,
-    tallies::Pairs,
     requirements::{self, CGROUP_ACCOUNTING, Privileges},
+    tallies::Pairs,
 };
 use crate::config::{CaptureConfig, CopyMode};
 
@@ -102,7 +102,11 @@ pub(super) fn load(
     let each_frame = u32::from(wake == Wake::Each);
     let flows = config.max_connections.saturating_add(SPARE_FLOWS);
     // The first pair is none.
-    let pairs = if walks == 0 { 1 } else { flows.saturating_add(1) };
+    let pairs = if walks == 0 {
+        1
+    } else {
+        flows.saturating_add(1)
+    };
 
     let mut loader = EbpfLoader::new();
     loader

@@ -30,7 +30,7 @@ use crate::proto::{
 
 /// Pairs that are handed to the kernel program in one go at the start. A hundred thousand would
 /// take longer than anybody wants to wait for it.
-const FILLED_AT_ONCE: u32 = 4096;
+const FILLED_AT_ONCE: u32 = 512;
 
 /// The tallies, as the observer looks them up.
 #[derive(Debug)]

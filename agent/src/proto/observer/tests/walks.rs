@@ -13,7 +13,9 @@ use crate::proto::{
     frame::{HeaderDecoder, Opcode},
     observer::script::{ACK, FIN, RST, header, line},
     segment::TcpFlags,
-    walk::{self, Cursor, Entry as WalkEntry, LastFrame, MessageState, Place, Tallies, Tally, Walk},
+    walk::{
+        self, Cursor, Entry as WalkEntry, LastFrame, MessageState, Place, Tallies, Tally, Walk,
+    },
 };
 
 /// The number of the client's tally; the server's is the next.
@@ -261,7 +263,8 @@ impl Walker {
                 continue;
             }
             let carried = self.carry.len();
-            self.carry.extend_from_slice(&left[..left.len().min(14 - carried)]);
+            self.carry
+                .extend_from_slice(&left[..left.len().min(14 - carried)]);
             let (taken, header) = HeaderDecoder::new().decode(&self.carry);
             let Some(header) = header else {
                 return entries;
@@ -382,7 +385,10 @@ fn says_what_whole_segments_say() {
     assert_eq!(s.script.observer.stats().walks_lost, 0);
     let verdicts: Vec<_> = std::iter::from_fn(|| s.script.observer.poll_verdict()).collect();
     let last = verdicts.last().expect("a verdict");
-    assert_eq!((last.decision, last.tally / 2), (Decision::Ended, TALLY / 2));
+    assert_eq!(
+        (last.decision, last.tally / 2),
+        (Decision::Ended, TALLY / 2)
+    );
 }
 
 #[test]
@@ -478,7 +484,9 @@ fn a_lost_walk_costs_its_detail_alone() {
 #[test]
 fn a_walk_twice_is_a_walk() {
     let mut s = Source::new(true);
-    let record = s.walk(Role::Server, ACK, &plain(0x81, b"one")).expect("a record");
+    let record = s
+        .walk(Role::Server, ACK, &plain(0x81, b"one"))
+        .expect("a record");
     s.hand_over(&record);
     s.hand_over(&record);
     assert_eq!(s.lines()[1..], ["s2c 1 text 3", "message s2c text 3 in 1"]);
@@ -534,7 +542,13 @@ fn where_what_says_that_the_place_is_lost_is_lost() {
     }
     let lines = s.lines();
     assert_eq!(lines[1..3], ["s2c 1 text 3", "message s2c text 3 in 1"]);
-    assert!(lines.iter().filter(|line| line.contains("binary 300")).count() >= 60);
+    assert!(
+        lines
+            .iter()
+            .filter(|line| line.contains("binary 300"))
+            .count()
+            >= 60
+    );
 }
 
 #[test]
