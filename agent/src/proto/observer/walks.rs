@@ -467,7 +467,8 @@ impl Observer {
         };
         let of = &mut live.walks.as_mut()?.sides[side];
         of.moved = false;
-        if of.next.is_some() {
+        // From the place that is told, nothing before it is handed over.
+        if of.next.is_some() || live.session.wants_payload(side) {
             return None;
         }
         let standing = live.session.standing(side)?;

@@ -32,6 +32,18 @@ impl Session {
         }
     }
 
+    /// Whether `side` is in a payload of which bytes are still wanted: a control frame's.
+    #[must_use]
+    pub fn wants_payload(&self, side: usize) -> bool {
+        let Phase::WebSocket(websocket) = &self.phase else {
+            return false;
+        };
+        match &websocket.incoming[websocket.direction(side)].reading {
+            Reading::Payload(open) => !open.is_ready(),
+            _ => false,
+        }
+    }
+
     /// Which direction `side` sends in, once a WebSocket is open.
     #[must_use]
     pub fn direction(&self, side: usize) -> Option<Direction> {

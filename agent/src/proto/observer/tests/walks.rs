@@ -533,6 +533,22 @@ fn a_place_that_is_lost_and_found() {
 }
 
 #[test]
+fn a_place_behind_a_control_frame_is_told_once_all_of_it_is_there() {
+    let mut s = Source::new(true);
+    s.server(&plain(0x81, b"one"));
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let close = plain(0x88, b"\x03\xe8");
+    for piece in [&close[..2], &close[2..3]] {
+        s.whole(Role::Server, ACK, piece);
+        assert_eq!(s.script.observer.poll_cursor(), None);
+    }
+    s.whole(Role::Server, ACK, &close[3..]);
+    let cursor = s.script.observer.poll_cursor().expect("a cursor");
+    assert_eq!(cursor.next, s.script.next[1]);
+}
+
+#[test]
 fn where_what_says_that_the_place_is_lost_is_lost() {
     let mut s = Source::new(true);
     s.server(&plain(0x81, b"one"));
