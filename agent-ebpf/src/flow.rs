@@ -296,7 +296,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         stage::UPGRADING | stage::REFUSED | stage::PROBING
     );
     if (sampled || state.stage == stage::WAITING) && obey(passage, state) {
-        return follow(ctx, passage, state);
+        return follow(ctx, passage, state, false);
     }
     if headers.len == 0 {
         // The end of a flow that is being decided concerns the agent; anything else does not.
@@ -317,7 +317,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
     match beginning {
         Beginning::SwitchingProtocols => {
             // Frames may follow at once, long before the agent can say a word.
-            return follow(ctx, passage, state);
+            return follow(ctx, passage, state, true);
         }
         // Behind a header of the PROXY protocol a request may follow at once; alone it is not known
         // to be none.
@@ -440,12 +440,18 @@ fn resume(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     }
     // Silent for so long that any hook may be the owner by now.
     state.owner = [0; 2];
-    follow(ctx, passage, state)
+    follow(ctx, passage, state, false)
 }
 
-/// Moves a flow to those that are followed, and treats the segment as one of them.
+/// Moves a flow to those that are followed, and treats the segment as one of them. `answers` says that
+/// it begins with the answer that opens the WebSocket: where frames begin can be told from no other.
 #[inline(always)]
-fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
+fn follow(
+    ctx: &TcContext,
+    passage: &Passage,
+    state: &mut FlowState,
+    answers: bool,
+) -> Decision {
     let sender = (passage.sender & 1) as usize;
     let account = account_of(passage, state);
     let now = now();
@@ -472,9 +478,14 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     if WALKS.load() != 0 {
         new.tally = tally(state.epoch);
         origin.tally = new.tally;
-        // The server answers, so the other one is the client, if this is an answer.
+        // The server answers, so the other one is the client. Where this is no answer, both
+        // directions are copied whole until the agent says what they are.
         new.flags = 1 - sender as u32;
-        let head = if new.tally != 0 { blank_line(ctx, &passage.headers) } else { 0 };
+        let head = if answers && new.tally != 0 {
+            blank_line(ctx, &passage.headers)
+        } else {
+            0
+        };
         let behind = head as u32;
         if behind != 0 {
             if head >> 32 != 0 {
