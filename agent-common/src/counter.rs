@@ -56,6 +56,12 @@ counters! {
     Undecided = Packets "undecided",
     /// Followed, and another hook accounts for this direction.
     NotOwner = Packets "not_owner",
+    /// Nothing but payload of a frame, or bytes that were seen before.
+    Passed = Packets "passed",
+    /// Its frames were walked.
+    Walked = Packets "walked",
+    /// Set aside until what comes before it has been walked.
+    SetAside = Packets "set_aside",
     /// Copied to the ring buffer, at least in part.
     Sampled = Packets "sampled",
     /// Should have been copied, and could not be at all.
@@ -76,6 +82,14 @@ counters! {
     Tls = Total "tls",
     /// WebSockets that could not be followed because the map of flows was full.
     FlowsFull = Total "flows_full",
+    /// WebSockets that are copied whole because there was no tally for them.
+    TalliesUsedUp = Total "tallies_used_up",
+    /// Segments that were set aside and have been walked since.
+    Drained = Total "drained",
+    /// Times that a direction's place was lost.
+    PlaceLost = Total "place_lost",
+    /// Times that a direction was walked again which had been copied whole.
+    Resumed = Total "resumed",
 }
 
 /// Number of counters.

@@ -55,6 +55,18 @@ impl FlowKey {
         }
     }
 
+    /// A number below [`crate::globals::HINTS`] that costs little to find.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hint(&self) -> u32 {
+        let [a, b] = &self.addr;
+        // The end of an address is what differs within a network.
+        let ends = u32::from_ne_bytes([a[12], a[13], a[14], a[15]])
+            ^ u32::from_ne_bytes([b[12], b[13], b[14], b[15]]).rotate_left(7);
+        let ports = (self.port[0] as u32) << 16 | self.port[1] as u32;
+        (ends ^ ports).wrapping_mul(0x9e37_79b1) >> (32 - crate::globals::HINTS.ilog2())
+    }
+
     /// The key of a segment between two socket addresses, and the index of `source` in it.
     #[must_use]
     pub fn from_socket_addrs(
@@ -119,9 +131,224 @@ pub struct FlowState {
     pub stage: u32,
     /// Segments left before the stage gives up.
     pub budget: u32,
+    /// Sequence number behind the last request for a WebSocket, 0 where it is not known.
+    pub request_end: u32,
+    /// Not used.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<FlowState>() == 40);
+const _: () = assert!(size_of::<FlowState>() == 48);
+
+/// What the kernel program remembers of a flow that is followed.
+///
+/// Only the kernel program writes it, what concerns the walk under [`Self::lock`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Followed {
+    /// The kernel's spin lock.
+    pub lock: u32,
+    /// As [`FlowState::epoch`].
+    pub epoch: u32,
+    /// `CLOCK_MONOTONIC` nanoseconds of the last payload in either direction.
+    pub last_seen: u64,
+    /// As [`FlowState::isn`].
+    pub isn: u32,
+    /// Which pair of [`crate::tally::Tally`] is this flow's; 0 if it has none.
+    pub tally: u32,
+    /// See [`flag`]; set when it is entered and left as they are.
+    pub flags: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// By sender (index in the key).
+    pub directions: [Walked; 2],
+}
+
+const _: () = assert!(size_of::<Followed>() == 208);
+
+/// One direction of a [`Followed`] flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Walked {
+    /// A [`Place`].
+    pub place: u64,
+    /// In [`mode::FAR`]: payload bytes from the place to the next header. In [`mode::CONTROL`]:
+    /// payload bytes of a control frame that are still to be copied, in the lowest eight bits, and
+    /// above them how many come behind these before the next header.
+    pub rest: u64,
+    /// Payload bytes of the message under way.
+    pub message_len: u64,
+    /// The bytes of a header that the last segment cut off.
+    pub carry: [u64; 2],
+    /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are.
+    pub waiting_since: u64,
+    /// Sequence number behind the newest byte seen at the owner.
+    pub high: u32,
+    /// The hook that accounts for this direction, see [`hook`]. 0 until a hook has claimed it.
+    pub owner: u32,
+    /// Frames so far.
+    pub frames: u32,
+    /// Frames of the message under way.
+    pub message_frames: u32,
+    /// Records so far.
+    pub records: u32,
+    /// Bytes that are missing: up to here.
+    pub hole: [u32; 2],
+    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
+    pub closed_at: u32,
+    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
+    /// is. It names the next.
+    pub waiting: u32,
+    /// Not used.
+    pub reserved: u32,
+}
+
+impl Walked {
+    /// A direction of which nothing is known but who has its account and how far it has come.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(place: Place, owner: u32, high: u32) -> Self {
+        Self {
+            place: place.0,
+            rest: 0,
+            message_len: 0,
+            carry: [0; 2],
+            waiting_since: 0,
+            high,
+            owner,
+            frames: 0,
+            message_frames: 0,
+            records: 0,
+            hole: [0; 2],
+            closed_at: 0,
+            waiting: 0,
+            reserved: 0,
+        }
+    }
+}
+
+/// Where the walk of a direction is, in one word, so that it is read and compared at once: from the
+/// low end the sequence number, a version that each step changes (16 bits), the message under way
+/// ([`state`], 8 bits), the bytes of a header that are carried over (4 bits), the [`mode`] (4 bits).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Place(pub u64);
+
+impl Place {
+    /// A place of which nothing is known but that segments are copied whole.
+    pub const WHOLE: Self = Self::new(0, 0, state::UNKNOWN, 0, mode::WHOLE);
+
+    /// Puts a word together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(next: u32, version: u16, state: u8, carried: u8, mode: u8) -> Self {
+        Self(
+            next as u64
+                | (version as u64) << 32
+                | (state as u64) << 48
+                | ((carried & 0xf) as u64) << 56
+                | (mode as u64) << 60,
+        )
+    }
+
+    /// Sequence number of the next byte that is needed; in [`mode::FAR`] any byte before it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn next(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Steps so far.
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// See [`state`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn state(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// Bytes in [`Walked::carry`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn carried(self) -> u8 {
+        (self.0 >> 56) as u8 & 0xf
+    }
+
+    /// See [`mode`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn mode(self) -> u8 {
+        (self.0 >> 60) as u8
+    }
+}
+
+/// How a direction is followed.
+pub mod mode {
+    /// Every segment is copied whole: the place is not known.
+    pub const WHOLE: u8 = 0;
+    /// The next header is at the place.
+    pub const NEAR: u8 = 1;
+    /// The next header is [`super::Walked::rest`] bytes behind the place, which are more than
+    /// sequence numbers can tell apart.
+    pub const FAR: u8 = 2;
+    /// The payload of a control frame goes on at the place.
+    pub const CONTROL: u8 = 3;
+}
+
+/// The message under way in a direction.
+pub mod state {
+    /// The opcode of the message under way, 0 if there is none.
+    pub const OPCODE: u8 = 0x0f;
+    /// The message under way is compressed.
+    pub const COMPRESSED: u8 = 0x10;
+    /// A message may be under way whose beginning was not seen.
+    pub const UNKNOWN: u8 = 0x20;
+    /// A close frame was seen.
+    pub const CLOSED: u8 = 0x40;
+}
+
+/// Of a [`Followed`] flow.
+pub mod flag {
+    /// Index of the client in the key.
+    pub const CLIENT: u32 = 1;
+    /// An extension that compresses was agreed on.
+    pub const DEFLATE: u32 = 2;
+}
+
+/// Which direction a [`Cursor`] is for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(C)]
+pub struct CursorKey {
+    /// The flow.
+    pub flow: FlowKey,
+    /// Index of the sender in it.
+    pub sender: u32,
+}
+
+/// The agent's word on where a direction goes on that is copied whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Cursor {
+    /// The incarnation that is meant.
+    pub epoch: u32,
+    /// Sequence number of the next header.
+    pub next: u32,
+    /// Payload bytes of the message under way.
+    pub message_len: u64,
+    /// Frames of the message under way.
+    pub message_frames: u32,
+    /// Frames so far.
+    pub frames: u32,
+    /// [`Place::version`] since when the direction has been copied whole.
+    pub version: u32,
+    /// See [`state`].
+    pub state: u32,
+}
+
+const _: () = assert!(size_of::<Cursor>() == 32);
 
 /// Identifies a hook: the interface and the direction in it.
 #[inline(always)]

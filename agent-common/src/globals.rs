@@ -16,6 +16,12 @@ pub const HEARTBEAT_TIMEOUT: &str = "HEARTBEAT_TIMEOUT";
 /// reader's own timer finds the records. 0 wakes for every record that finds the reader asleep.
 pub const WAKEUP_BYTES: &str = "WAKEUP_BYTES";
 
+/// `u32`: 1 if followed flows are walked from header to header, 0 if they are copied whole.
+pub const WALKS: &str = "WALKS";
+
+/// `u32`: 1 if every frame has an entry in a record, 0 if data frames are only counted.
+pub const EACH_FRAME: &str = "EACH_FRAME";
+
 /// Ring buffer of [`crate::record`]s.
 pub const RECORDS_MAP: &str = "RECORDS";
 /// Per-CPU array of `u64`, indexed by [`crate::counter::Counter`].
@@ -29,6 +35,15 @@ pub const FLOWS_MAP: &str = "FLOWS";
 /// LRU hash, [`crate::flow::FlowKey`] to [`crate::flow::Verdict`]: written by the agent, read by
 /// the program for flows that wait for a decision.
 pub const VERDICTS_MAP: &str = "VERDICTS";
+/// Memory-mapped array of [`crate::tally::Tally`], two for each flow.
+pub const TALLIES_MAP: &str = "TALLIES";
+/// Queue of `u32`: pairs of tallies that are no flow's. The agent fills it.
+pub const FREE_TALLIES_MAP: &str = "FREE_TALLIES";
+/// Queue of `u32`: slots that are empty. The agent fills it with 1 to [`SLOTS`] less 1.
+pub const FREE_SLOTS_MAP: &str = "FREE_SLOTS";
+/// LRU hash, [`crate::flow::CursorKey`] to [`crate::flow::Cursor`]: written by the agent, read by
+/// the program for directions that are copied whole.
+pub const CURSORS_MAP: &str = "CURSORS";
 /// Array of 1024 `u64`: bit `port % 64` of element `port / 64` is set for a watched port.
 pub const PORTS_MAP: &str = "PORTS";
 /// Array of one `u64`: `CLOCK_MONOTONIC` nanoseconds of the agent's last sign of life.
@@ -36,6 +51,20 @@ pub const HEARTBEAT_MAP: &str = "HEARTBEAT";
 
 /// Elements of the map [`PORTS_MAP`].
 pub const PORT_WORDS: u32 = 65536 / 64;
+
+/// Segments that may wait for one that is missing, in all, and one that is not used.
+pub const SLOTS: u32 = 128;
+
+/// Array of `u8`, indexed by [`crate::flow::FlowKey::hint`]: not 0 if a flow of this hint may be among
+/// those that are followed. What it says is never relied upon.
+pub const HINTS_MAP: &str = "HINTS";
+/// Elements of the map [`HINTS_MAP`].
+pub const HINTS: u32 = 1 << 14;
+
+/// Program array of one element: [`BODY`].
+pub const BODY_MAP: &str = "BODY";
+/// The program that all others go on with.
+pub const BODY: &str = "wstap_body";
 
 /// The programs of the object: link layer and direction, as `PROGRAMS[link][direction]` with link 0
 /// for Ethernet framing (`lo` too) and 1 for devices whose packets begin with the IP header;

@@ -10,6 +10,12 @@ pub mod counter;
 pub mod flow;
 pub mod globals;
 pub mod record;
+pub mod tally;
 
+#[cfg(feature = "user")]
+extern crate std;
+
+#[cfg(feature = "user")]
+pub mod mapping;
 #[cfg(feature = "user")]
 mod pod;

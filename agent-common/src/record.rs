@@ -41,18 +41,138 @@ pub struct RecordHeader {
     pub flags: u8,
     /// 1 at egress, 0 at ingress.
     pub egress: u8,
-    /// [`RECORD_SEGMENT`].
+    /// [`RECORD_SEGMENT`], [`RECORD_ARMING`], [`RECORD_LOST`] or [`RECORD_WALK`].
     pub kind: u32,
     /// [`crate::flow::FlowKey::scope`].
     pub scope: u32,
+    /// [`crate::flow::Followed::tally`] of the flow.
+    pub tally: u32,
+    /// [`RECORD_ARMING`]: sequence number from which on the direction is walked.
+    pub boundary: u32,
 }
 
 /// Size of a [`RecordHeader`] in bytes.
-pub const HEADER_LEN: usize = 80;
+pub const HEADER_LEN: usize = 88;
 const _: () = assert!(size_of::<RecordHeader>() == HEADER_LEN);
 
 /// A piece of a segment, copied from its beginning.
 pub const RECORD_SEGMENT: u32 = 1;
+/// As [`RECORD_SEGMENT`], of the segment behind which both directions are walked. What of it lies at
+/// [`RecordHeader::boundary`] and beyond is walked already.
+pub const RECORD_ARMING: u32 = 2;
+/// What the walk of a segment has found: a [`WalkHeader`], and [`Entry`]s.
+pub const RECORD_WALK: u32 = 3;
+/// As [`RECORD_WALK`] without entries: the place is lost, and behind [`WalkHeader::from`] segments
+/// are copied whole.
+pub const RECORD_LOST: u32 = 4;
+
+/// What follows the [`RecordHeader`] of a walk.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct WalkHeader {
+    /// `CLOCK_MONOTONIC` nanoseconds of the last payload of either direction before this segment.
+    pub quiet_since: u64,
+    /// Payload bytes of the message under way where the walk began.
+    pub message_len: u64,
+    /// Sequence number at which the walk began: of a header byte, or of a control frame's payload.
+    pub from: u32,
+    /// Sequence number behind the newest byte of the direction, this segment included.
+    pub high: u32,
+    /// Walk records of this direction before this one.
+    pub number: u32,
+    /// Frames of this direction before this record.
+    pub frames: u32,
+    /// Frames of the message under way where the walk began.
+    pub message_frames: u32,
+    /// [`crate::flow::state`] and, from bit 16 on, [`crate::flow::Place::version`] where it began.
+    pub state: u32,
+}
+
+/// Size of a [`WalkHeader`] in bytes.
+pub const WALK_HEADER_LEN: usize = 40;
+const _: () = assert!(size_of::<WalkHeader>() == WALK_HEADER_LEN);
+
+/// A frame that was walked, followed by the bytes of it that were copied, padded to a multiple of
+/// eight: its header, and of a control frame the payload, as far as the segment holds it. The rest
+/// comes as an entry without a header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Entry {
+    /// Payload bytes of the message under way before the frame.
+    pub message_len: u64,
+    /// Sequence number of the first byte that was copied.
+    pub seq: u32,
+    /// Frames of this direction before this one.
+    pub index: u32,
+    /// Frames of the message under way before this one.
+    pub message_frames: u32,
+    /// [`crate::flow::state`] before the frame.
+    pub state: u8,
+    /// 1 if this goes on with the payload of the frame before.
+    pub continues: u8,
+    /// Bytes that follow, without the padding.
+    pub captured: u16,
+}
+
+/// Size of an [`Entry`] in bytes.
+pub const ENTRY_LEN: usize = 24;
+const _: () = assert!(size_of::<Entry>() == ENTRY_LEN);
+
+/// Bytes of the largest header and the largest control payload.
+pub const MAX_ENTRY_CAPTURED: usize = 14 + 125;
+
+/// A walk, decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'a> {
+    /// Where it began.
+    pub header: WalkHeader,
+    entries: &'a [u8],
+}
+
+impl<'a> Walk<'a> {
+    /// Decodes what follows the header of a walk record.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Short`]; what is wrong behind the header shows in [`Self::entries`].
+    pub fn decode(body: &'a [u8]) -> Result<Self, DecodeError> {
+        let Some((head, entries)) = body.split_first_chunk::<WALK_HEADER_LEN>() else {
+            return Err(DecodeError::Short { len: body.len() });
+        };
+        let header = WalkHeader {
+            quiet_since: u64::from_ne_bytes(array(head, 0)),
+            message_len: u64::from_ne_bytes(array(head, 8)),
+            from: u32::from_ne_bytes(array(head, 16)),
+            high: u32::from_ne_bytes(array(head, 20)),
+            number: u32::from_ne_bytes(array(head, 24)),
+            frames: u32::from_ne_bytes(array(head, 28)),
+            message_frames: u32::from_ne_bytes(array(head, 32)),
+            state: u32::from_ne_bytes(array(head, 36)),
+        };
+        Ok(Self { header, entries })
+    }
+
+    /// The frames, in order, each with its bytes. Ends early where an entry is cut off.
+    pub fn entries(&self) -> impl Iterator<Item = (Entry, &'a [u8])> + use<'a> {
+        let mut rest = self.entries;
+        core::iter::from_fn(move || {
+            let (head, body) = rest.split_first_chunk::<ENTRY_LEN>()?;
+            let entry = Entry {
+                message_len: u64::from_ne_bytes(array(head, 0)),
+                seq: u32::from_ne_bytes(array(head, 8)),
+                index: u32::from_ne_bytes(array(head, 12)),
+                message_frames: u32::from_ne_bytes(array(head, 16)),
+                state: head[20],
+                continues: head[21],
+                captured: u16::from_ne_bytes(array(head, 22)),
+            };
+            let captured = usize::from(entry.captured);
+            let bytes = body.get(..captured)?;
+            rest = body.get(captured.next_multiple_of(8)..).unwrap_or_default();
+            Some((entry, bytes))
+        })
+    }
+}
 
 /// Sizes that a record may have in the ring buffer, header included: what is copied is rounded up
 /// to the next one, and what is more than the largest becomes several records.
@@ -100,7 +220,7 @@ impl core::fmt::Display for DecodeError {
 
 impl core::error::Error for DecodeError {}
 
-fn array<const N: usize>(bytes: &[u8; HEADER_LEN], at: usize) -> [u8; N] {
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
@@ -134,11 +254,15 @@ impl RecordHeader {
             egress: head[71],
             kind: u32::from_ne_bytes(array(head, 72)),
             scope: u32::from_ne_bytes(array(head, 76)),
+            tally: u32::from_ne_bytes(array(head, 80)),
+            boundary: u32::from_ne_bytes(array(head, 84)),
         };
-        if header.kind != RECORD_SEGMENT {
-            return Err(DecodeError::Kind(header.kind));
-        }
-        if header.captured > header.len {
+        let is_walk = match header.kind {
+            RECORD_SEGMENT | RECORD_ARMING => false,
+            RECORD_WALK | RECORD_LOST => true,
+            kind => return Err(DecodeError::Kind(kind)),
+        };
+        if header.captured > header.len && !is_walk {
             let (captured, len) = (header.captured, header.len);
             return Err(DecodeError::Captured { captured, len });
         }
@@ -188,12 +312,16 @@ mod tests {
     fn refuses_what_the_kernel_does_not_write() {
         let bytes = encoded(9, 3);
         assert_eq!(
-            RecordHeader::decode(&bytes[..79]),
-            Err(DecodeError::Short { len: 79 })
+            RecordHeader::decode(&bytes[..HEADER_LEN - 1]),
+            Err(DecodeError::Short {
+                len: HEADER_LEN - 1
+            })
         );
         assert_eq!(
-            RecordHeader::decode(&bytes[..82]),
-            Err(DecodeError::Short { len: 82 })
+            RecordHeader::decode(&bytes[..HEADER_LEN + 2]),
+            Err(DecodeError::Short {
+                len: HEADER_LEN + 2
+            })
         );
         assert_eq!(
             RecordHeader::decode(&encoded(2, 3)),

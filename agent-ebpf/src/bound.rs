@@ -23,3 +23,71 @@ pub fn opaque(number: u64) -> u64 {
 pub fn at_least_one(number: u64) -> bool {
     number >= opaque(1)
 }
+
+/// Reads two bytes wherever they are. The compiler would take them one by one: it does not know that
+/// a kernel which lends packet access to programs handles unaligned reads.
+///
+/// # Safety
+///
+/// They must be there.
+#[inline(always)]
+#[must_use]
+pub unsafe fn load_u16(from: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: a read of memory that the caller says is there.
+        unsafe {
+            core::arch::asm!("{0} = *(u16 *)({1} + 0)", out(reg) word, in(reg) from, options(nostack, readonly));
+        }
+        word
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        u64::from(from.cast::<u16>().read_unaligned())
+    }
+}
+
+/// Reads eight bytes wherever they are, as [`load_u16`].
+///
+/// # Safety
+///
+/// They must be there.
+#[inline(always)]
+#[must_use]
+pub unsafe fn load_u64(from: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: a read of memory that the caller says is there.
+        unsafe {
+            core::arch::asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) from, options(nostack, readonly));
+        }
+        word
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        from.cast::<u64>().read_unaligned()
+    }
+}
+
+/// Writes eight bytes wherever it may be, as [`load_u16`] reads two.
+///
+/// # Safety
+///
+/// There must be room for them.
+#[inline(always)]
+pub unsafe fn store_u64(to: *mut u8, word: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: a write to memory that the caller says is there.
+    unsafe {
+        core::arch::asm!("*(u64 *)({0} + 0) = {1}", in(reg) to, in(reg) word, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        to.cast::<u64>().write_unaligned(word);
+    }
+}

@@ -5,22 +5,25 @@
 //! of `wstap_common::flow::stage`.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
+    bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST},
     helpers::generated::bpf_get_prandom_u32,
     programs::TcContext,
 };
 use aya_log_ebpf::{debug, warn};
 use wstap_common::{
     counter::Counter,
-    flow::{FlowKey, FlowState, Verdict, stage},
+    flow::{FlowKey, FlowState, Place, Verdict, Walked, flag, mode, stage},
+    record::{RECORD_ARMING, RECORD_SEGMENT},
+    tally::{TALLY_LEN, element},
 };
 use wstap_ebpf::recognise::Beginning;
 
 use crate::{
-    head::{may_ask_for_websocket, peek},
+    follow::{followed, walk_behind},
+    head::{ONLY_HEAD, REQUEST, blank_line, examine_request, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
-    maps::{CANDIDATES, FLOWS, VERDICTS, count},
-    sample::{Origin, now},
+    maps::{CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, PASSAGE, NEW_FLOW, TALLIES, VERDICTS, WALKS, count},
+    sample::{Origin, copy_described, describe, now},
 };
 
 /// Segments of a flow older than the agent that are looked at before it is left alone.
@@ -42,6 +45,8 @@ pub struct Passage {
     pub sender: u32,
     /// `wstap_common::flow::hook`.
     pub hook: u32,
+    /// Whether packets of this hook begin with an Ethernet header.
+    pub is_ethernet: u32,
 }
 
 impl Passage {
@@ -77,60 +82,102 @@ fn undecided(state: &FlowState) -> Origin {
         epoch: state.epoch,
         now: now(),
         urgent: true,
+        kind: RECORD_SEGMENT,
+        tally: 0,
+        boundary: 0,
     }
 }
 
-/// Decides about a segment.
+/// Decides about the segment in `PASSAGE` and does what is to be done; what it counts as.
+///
+/// What most segments need is decided here, with one look at each map; the rest in functions that
+/// look again, each with a stack of its own.
 #[inline(always)]
-pub fn decide(ctx: &TcContext, passage: &Passage) -> Decision {
-    // Candidates first: most segments belong to flows that are no WebSockets, and those are spared
-    // the second look-up.
-    let mut known = CANDIDATES
-        .get_ptr_mut(passage.key)
+pub fn decide(skb: *mut __sk_buff, passage: &Passage) -> u32 {
+    // Most segments belong to flows that are no WebSockets, and those are spared the second look-up;
+    // so are those of the ones that the hint knows.
+    let hinted = HINTS
+        .get(passage.key.hint())
+        .is_some_and(|hint| *hint != 0);
+    let mut stage = stage::FOLLOWED;
+    if !hinted
+        && let Some(state) = CANDIDATES.get_ptr_mut(passage.key)
+    {
         // SAFETY: the element of an evicted entry may be used again for another flow while this
         // program holds it; a candidate that is spoilt so is decided anew.
-        .map(|state| unsafe { &mut *state });
-    if known
-        .as_ref()
-        .is_none_or(|state| state.stage == stage::FOLLOWED)
-        && let Some(state) = FLOWS.get_ptr_mut(passage.key)
+        stage = unsafe { (*state).stage };
+    }
+    if stage == stage::FOLLOWED
+        && let Some(flow) = FLOWS.get_ptr_mut(passage.key)
     {
         // SAFETY: as above; what is written to a deleted element that is used again moves another
         // flow's account by a segment.
-        let state = unsafe { &mut *state };
+        let flow = unsafe { &mut *flow };
         // A SYN alone ends nothing (anybody can send one); the answer to another SYN than the one
         // that opened this connection says that it is gone.
-        let reopened = passage.opens() && passage.headers.has(ACK) && passage.isn() != state.isn;
+        let reopened = passage.opens() && passage.headers.has(ACK) && passage.isn() != flow.isn;
         if !reopened {
-            return followed(passage, state);
+            return followed(skb, passage, flow);
         }
         let _ = FLOWS.remove(passage.key);
     }
-    let Some(state) = &mut known else {
-        return enter(ctx, passage);
-    };
-    if passage.opens() && passage.isn() != state.isn {
-        **state = fresh(passage);
+    if stage == stage::IGNORED && !passage.opens() {
+        return if passage.headers.len == 0 {
+            Counter::Empty
+        } else {
+            Counter::Ignored
+        } as u32;
     }
-    candidate(ctx, passage, state)
+    let outcome = unfollowed(skb);
+    if outcome & (COPY | ARM) == 0 {
+        return outcome as u32;
+    }
+    let counter = copy_described(skb, true) as u32;
+    if outcome & ARM != 0 {
+        walk_behind(skb);
+    }
+    counter
 }
 
-/// A segment of a flow that is followed.
-#[inline(always)]
-fn followed(passage: &Passage, state: &mut FlowState) -> Decision {
-    account(passage, state).decision(|| {
-        let now = now();
-        state.last_seen = now;
-        Origin {
-            epoch: state.epoch,
-            now,
-            urgent: false,
+/// Of [`unfollowed`], above the number of a counter: the record is described, the copy to be made.
+const COPY: u64 = 1 << 32;
+/// Of [`unfollowed`]: besides, what is behind the head is to be walked.
+const ARM: u64 = 1 << 33;
+
+/// Decides about the segment in `PASSAGE`, of a flow that is not followed; what it counts as.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let known = CANDIDATES
+        .get_ptr_mut(passage.key)
+        // SAFETY: as in `decide`.
+        .map(|state| unsafe { &mut *state });
+    let decision = match known {
+        Some(state) => {
+            if passage.opens() && passage.isn() != state.isn {
+                *state = fresh(passage);
+            }
+            candidate(&ctx, passage, state)
         }
-    })
+        None => enter(&ctx, passage),
+    };
+    match decision {
+        Decision::Leave(counter) => counter as u64,
+        Decision::Copy(origin) => {
+            describe(passage, &origin);
+            if origin.kind == RECORD_ARMING { ARM } else { COPY }
+        }
+    }
 }
 
 /// Whose a segment is, and whether there is anything to it.
-enum Account {
+pub enum Account {
     /// This hook's, and worth a record.
     Mine,
     /// Another hook's.
@@ -145,9 +192,17 @@ impl Account {
     fn decision(self, origin: impl FnOnce() -> Origin) -> Decision {
         match self {
             Self::Mine => Decision::Copy(origin()),
-            Self::Other => Decision::Leave(Counter::NotOwner),
-            Self::Nothing => Decision::Leave(Counter::Empty),
+            other => other.leave(),
         }
+    }
+
+    /// What a segment counts as that is not this hook's.
+    #[inline(always)]
+    pub fn leave(self) -> Decision {
+        Decision::Leave(match self {
+            Self::Nothing => Counter::Empty,
+            _ => Counter::NotOwner,
+        })
     }
 }
 
@@ -157,9 +212,8 @@ impl Account {
 /// has the account; the others see only what it has seen already. Where a route changes and the
 /// owner is no longer passed, the next new bytes make their first hook the owner.
 #[inline(always)]
-fn account(passage: &Passage, state: &mut FlowState) -> Account {
+pub fn account(passage: &Passage, owner: &mut u32, high: &mut u32) -> Account {
     let headers = &passage.headers;
-    let sender = (passage.sender & 1) as usize;
     // A reset has no place in the sequence by which a second account would show. It may be made by
     // this very host, behind the owner; twice seen, it does no harm.
     if headers.has(RST) {
@@ -170,25 +224,31 @@ fn account(passage: &Passage, state: &mut FlowState) -> Account {
         .seq
         .wrapping_add(takes)
         .wrapping_add(u32::from(headers.has(SYN)));
-    let owner = state.owner[sender];
-    let ahead = end.wrapping_sub(state.high[sender]);
-    let new = takes > 0 && (owner == 0 || (ahead > 0 && ahead < 1 << 30));
+    let ahead = end.wrapping_sub(*high);
+    let new = takes > 0 && (*owner == 0 || (ahead > 0 && ahead < 1 << 30));
     if new {
-        state.owner[sender] = passage.hook;
-        state.high[sender] = end;
+        *owner = passage.hook;
+        *high = end;
         return Account::Mine;
     }
-    if owner != passage.hook {
+    if *owner != passage.hook {
         return Account::Other;
     }
     // Retransmissions; of the bare acknowledgements those that close the window, and keep-alive
     // probes: one before the next sequence number.
-    let probe = headers.seq.wrapping_add(1) == state.high[sender];
+    let probe = headers.seq.wrapping_add(1) == *high;
     if takes > 0 || headers.window == 0 || probe {
         Account::Mine
     } else {
         Account::Nothing
     }
+}
+
+/// As [`account`], of a flow that is not followed.
+#[inline(always)]
+fn account_of(passage: &Passage, state: &mut FlowState) -> Account {
+    let sender = (passage.sender & 1) as usize;
+    account(passage, &mut state.owner[sender], &mut state.high[sender])
 }
 
 /// The first segment of a flow that nothing is known of.
@@ -221,6 +281,8 @@ fn fresh(passage: &Passage) -> FlowState {
         high: [0; 2],
         stage: stage::FRESH,
         budget: UNKNOWN_BUDGET,
+        request_end: 0,
+        reserved: 0,
     }
 }
 
@@ -234,7 +296,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         stage::UPGRADING | stage::REFUSED | stage::PROBING
     );
     if (sampled || state.stage == stage::WAITING) && obey(passage, state) {
-        return follow(ctx, passage, state);
+        return follow(ctx, passage, state, false);
     }
     if headers.len == 0 {
         // The end of a flow that is being decided concerns the agent; anything else does not.
@@ -255,15 +317,21 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
     match beginning {
         Beginning::SwitchingProtocols => {
             // Frames may follow at once, long before the agent can say a word.
-            return follow(ctx, passage, state);
+            return follow(ctx, passage, state, true);
         }
         // Behind a header of the PROXY protocol a request may follow at once; alone it is not known
         // to be none.
         Beginning::Get | Beginning::Proxied => {
-            if may_ask_for_websocket(ctx, headers) {
+            let request = examine_request(ctx, headers);
+            if request & REQUEST != 0 {
                 if state.stage != stage::UPGRADING {
                     state.owner = [0; 2];
                 }
+                state.request_end = if request & ONLY_HEAD != 0 {
+                    headers.seq.wrapping_add(headers.len)
+                } else {
+                    0
+                };
                 state.stage = stage::UPGRADING;
                 state.budget = UPGRADING_BUDGET;
             } else if !matches!(state.stage, stage::UPGRADING | stage::REFUSED) {
@@ -335,7 +403,7 @@ fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
     if state.stage == stage::WAITING {
         return Decision::Leave(Counter::Undecided);
     }
-    account(passage, state).decision(|| undecided(state))
+    account_of(passage, state).decision(|| undecided(state))
 }
 
 /// Applies the agent's verdict, where there is one; whether it is to follow the flow.
@@ -372,31 +440,120 @@ fn resume(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     }
     // Silent for so long that any hook may be the owner by now.
     state.owner = [0; 2];
-    follow(ctx, passage, state)
+    follow(ctx, passage, state, false)
 }
 
-/// Moves a flow to those that are followed, and treats the segment as one of them.
+/// Moves a flow to those that are followed, and treats the segment as one of them. `answers` says that
+/// it begins with the answer that opens the WebSocket: where frames begin can be told from no other.
 #[inline(always)]
-fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
-    let account = account(passage, state);
+fn follow(
+    ctx: &TcContext,
+    passage: &Passage,
+    state: &mut FlowState,
+    answers: bool,
+) -> Decision {
+    let sender = (passage.sender & 1) as usize;
+    let account = account_of(passage, state);
     let now = now();
-    let followed = FlowState {
-        last_seen: now,
-        stage: stage::FOLLOWED,
-        ..*state
+    let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
+        return Decision::Leave(Counter::Missed);
     };
-    if FLOWS.insert(passage.key, followed, BPF_ANY.into()).is_err() {
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let new = unsafe { &mut *new };
+    new.epoch = state.epoch;
+    new.last_seen = now;
+    new.isn = state.isn;
+    new.tally = 0;
+    new.flags = 0;
+    new.directions[0] = Walked::new(Place::WHOLE, state.owner[0], state.high[0]);
+    new.directions[1] = Walked::new(Place::WHOLE, state.owner[1], state.high[1]);
+    let mut origin = Origin {
+        epoch: state.epoch,
+        now,
+        urgent: true,
+        kind: RECORD_SEGMENT,
+        tally: 0,
+        boundary: 0,
+    };
+    if WALKS.load() != 0 {
+        new.tally = tally(state.epoch);
+        origin.tally = new.tally;
+        // The server answers, so the other one is the client. Where this is no answer, both
+        // directions are copied whole until the agent says what they are.
+        new.flags = 1 - sender as u32;
+        let head = if answers && new.tally != 0 {
+            blank_line(ctx, &passage.headers)
+        } else {
+            0
+        };
+        let behind = head as u32;
+        if behind != 0 {
+            if head >> 32 != 0 {
+                new.flags |= flag::DEFLATE;
+            }
+            let boundary = passage.headers.seq.wrapping_add(behind);
+            new.directions[sender].place =
+                Place::new(boundary, 0, 0, 0, mode::NEAR).0;
+            origin.kind = RECORD_ARMING;
+            origin.boundary = boundary;
+            // Unless the client has sent more than a request.
+            let end = state.request_end;
+            if end != 0 && end == passage.headers.ack && end == state.high[1 - sender] {
+                new.directions[1 - sender].place = Place::new(end, 0, 0, 0, mode::NEAR).0;
+            }
+        }
+    }
+    // SAFETY: the same value but for the type of its lock, which nobody holds.
+    let value = unsafe { &*(&raw const *new).cast::<Flow>() };
+    if FLOWS.insert(passage.key, value, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
+        give_back(new.tally);
         state.stage = stage::IGNORED;
         warn!(ctx, "the map of flows is full: a WebSocket is not followed");
         return Decision::Leave(Counter::Ignored);
     }
+    if let Some(hint) = HINTS.get_ptr_mut(passage.key.hint()) {
+        // SAFETY: an element of an array is always there.
+        unsafe { *hint = 1 };
+    }
     // Only now: another CPU that finds it followed expects it there.
     state.stage = stage::FOLLOWED;
     debug!(ctx, "following flow, epoch {}", state.epoch);
-    account.decision(|| Origin {
-        epoch: state.epoch,
-        now,
-        urgent: true,
-    })
+    account.decision(|| origin)
+}
+
+/// Gives a pair of tallies back that no flow has got.
+#[inline(always)]
+fn give_back(pair: u32) {
+    if pair == 0 {
+        return;
+    }
+    for sender in 0..2 {
+        if let Some(tally) = TALLIES.get_ptr_mut(element(pair, sender)) {
+            // SAFETY: an element of an array is always there.
+            unsafe { (*tally).epoch = 0 };
+        }
+    }
+    let _ = FREE_TALLIES.push(pair, 0);
+}
+
+/// Takes a pair of tallies for a flow; 0 if there is none left.
+#[inline(always)]
+fn tally(epoch: u32) -> u32 {
+    let Ok(Some(pair)) = FREE_TALLIES.pop() else {
+        count(Counter::TalliesUsedUp, 1);
+        return 0;
+    };
+    for sender in 0..2 {
+        if let Some(tally) = TALLIES.get_ptr_mut(element(pair, sender)) {
+            let words = tally.cast::<u64>();
+            for i in 0..TALLY_LEN / 8 {
+                // SAFETY: within the element. Volatile, so that no call of `memset` comes of it.
+                unsafe { words.add(i).write_volatile(0) };
+            }
+            // SAFETY: an element of an array is always there.
+            unsafe { (*tally).epoch = epoch };
+        }
+    }
+    pair
 }

@@ -5,14 +5,14 @@
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-mod bound;
 mod flow;
+mod follow;
 mod head;
 mod headers;
 mod maps;
 mod sample;
+mod walk;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_UNSPEC},
@@ -25,33 +25,33 @@ use wstap_common::{
 };
 
 use crate::{
-    flow::{Decision, Passage, decide},
-    maps::{HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count},
-    sample::{bytes, now, sample},
+    flow::decide,
+    maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    sample::{bytes, now},
 };
 
 /// Ethernet framing, ingress.
 #[classifier]
 fn wstap_eth_in(ctx: TcContext) -> i32 {
-    classify(&ctx, true, false)
+    enter(&ctx, true, false)
 }
 
 /// Ethernet framing, egress.
 #[classifier]
 fn wstap_eth_out(ctx: TcContext) -> i32 {
-    classify(&ctx, true, true)
+    enter(&ctx, true, true)
 }
 
 /// Packets that begin with the IP header, ingress.
 #[classifier]
 fn wstap_ip_in(ctx: TcContext) -> i32 {
-    classify(&ctx, false, false)
+    enter(&ctx, false, false)
 }
 
 /// Packets that begin with the IP header, egress.
 #[classifier]
 fn wstap_ip_out(ctx: TcContext) -> i32 {
-    classify(&ctx, false, true)
+    enter(&ctx, false, true)
 }
 
 /// Does nothing: what a program costs that has nothing to do, for benchmarks to subtract.
@@ -60,33 +60,67 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
+/// Notes the hook and goes on with [`wstap_body`], which is the same for all: so the verifier walks it
+/// once, and not for each of them.
 #[inline(always)]
-fn classify(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
-    if let Some(counter) = inspect(ctx, ethernet, egress) {
-        count(counter, 1);
+fn enter(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
+    if let Some(passage) = PASSAGE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot, used by nobody else while this program runs; the context is
+        // valid for the whole run of the program.
+        unsafe {
+            (*passage).hook = hook((*ctx.skb.skb).ifindex, egress);
+            (*passage).is_ethernet = ethernet.into();
+        }
+        // SAFETY: context and map are those of this program.
+        unsafe { BODY.tail_call(ctx, 0) };
     }
+    // Where the body is not there, which it is from load to the agent's end.
+    count_at(Counter::Inert as u32, 1);
     TC_ACT_UNSPEC
 }
 
-/// Looks at a packet, and says what it counts as where that is not counted yet.
-#[inline(always)]
-fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
-    if !agent_is_alive() {
-        return Some(Counter::Inert);
-    }
-    let headers = match headers::parse(ctx, ethernet) {
-        Ok(headers) => headers,
-        Err(counter) => return Some(counter),
+/// What all hooks have in common.
+#[classifier]
+fn wstap_body(ctx: TcContext) -> i32 {
+    let counter = if !agent_is_alive() {
+        Counter::Inert as u32
+    } else {
+        inspect(ctx.skb.skb) as u32
     };
+    let counter = match PASSAGE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot, which `inspect` has filled.
+        Some(passage) if counter == ON_ITS_WAY => decide(ctx.skb.skb, unsafe { &*passage }),
+        _ => counter,
+    };
+    count_at(counter, 1);
+    TC_ACT_UNSPEC
+}
+
+/// Of [`inspect`]: `PASSAGE` is filled.
+const ON_ITS_WAY: u32 = u32::MAX;
+
+/// Finds the TCP segment in a packet and describes it in `PASSAGE`, or says what the packet counts as.
+/// A function of its own, for the sake of the stack: what it needs of it is given back.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
+    let ctx = TcContext::new(skb);
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let passage = unsafe { &mut *passage };
+    match headers::parse(&ctx, passage.is_ethernet != 0) {
+        Ok(headers) => passage.headers = headers,
+        Err(counter) => return counter as u64,
+    }
+    let headers = &passage.headers;
     if PORT_FILTER.load() != 0
         && !watched(headers.source_port)
         && !watched(headers.destination_port)
     {
-        return Some(Counter::Unwatched);
+        return Counter::Unwatched as u64;
     }
-    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
-        return Some(Counter::Missed);
-    };
     let (key, sender) = FlowKey::new(
         bytes(headers.source),
         headers.source_port,
@@ -94,39 +128,9 @@ fn inspect(ctx: &TcContext, ethernet: bool, egress: bool) -> Option<Counter> {
         headers.destination_port,
         0,
     );
-    // SAFETY: the context is valid for the whole run of the program.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let hook = hook(ifindex, egress);
-    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
-    unsafe {
-        *passage = Passage {
-            key,
-            headers,
-            sender: sender as u32,
-            hook,
-        }
-    };
-    pass(ctx.skb.skb);
-    None
-}
-
-/// Decides about the segment in `PASSAGE`, copies it if so decided, and counts it. A function that is not inlined and has a name outside: the verifier walks it once, by
-/// itself, where inlined it would walk it for every combination of headers that may precede it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pass(skb: *mut __sk_buff) -> u64 {
-    let ctx = TcContext::new(skb);
-    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
-        return 0;
-    };
-    // SAFETY: as in `inspect`, which has filled it.
-    let passage = unsafe { &*passage };
-    let counter = match decide(&ctx, passage) {
-        Decision::Leave(counter) => counter,
-        Decision::Copy(origin) => sample(&ctx, passage, &origin),
-    };
-    count(counter, 1);
-    0
+    passage.key = key;
+    passage.sender = sender as u32;
+    u64::from(ON_ITS_WAY)
 }
 
 /// A filter on a clsact qdisc outlives the agent that attached it; then it does nothing.

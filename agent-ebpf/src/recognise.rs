@@ -3,6 +3,8 @@
 //! Nothing here decides what bytes mean: that is the agent's part. This only says what is worth the
 //! agent's look. A false "yes" costs a few records, a false "no" a connection.
 
+use crate::bound::opaque;
+
 /// Bytes of a segment that are looked at.
 pub const PEEK: usize = 16;
 
@@ -131,36 +133,79 @@ pub fn plausible_frame(bytes: &[u8; PEEK], len: u32) -> bool {
     }
 }
 
-/// Looks for the token `websocket` in any case: in `Upgrade: websocket` as in
-/// `Sec-WebSocket-Key`. Feed it one byte after the other.
-///
-/// The comparison is of eight bytes at a time (`websocke`), without a branch a byte: the verifier
-/// walks the loop around it once for each byte.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TokenSearch {
-    last: u64,
-    found: u64,
+/// What is searched for in a head, eight bytes at a time: at each position the word that begins
+/// there, in little-endian order.
+#[derive(Clone, Copy, Default)]
+pub struct HeadSearch {
+    token: u64,
+    heads: u64,
+    /// Where the first head ends, 0 before it does.
+    len: u64,
 }
 
-impl TokenSearch {
-    const TOKEN: u64 = u64::from_be_bytes(*b"websocke");
+/// Words in which ASCII letters are in lower case. They differ from their upper case in bit 5 only;
+/// that other bytes are folded onto letters as well (`\x17` to `7`) matters little for what is only a
+/// first sieve.
+const FOLD: u64 = 0x2020_2020_2020_2020;
+/// Of a request that may ask for a WebSocket.
+const WEBSOCKET: u64 = u64::from_le_bytes(*b"websocke");
+/// Of a response that agrees on `permessage-deflate` or one of its forerunners.
+const DEFLATE: u64 = u64::from_le_bytes(*b"deflate\0");
 
-    /// Takes in a byte.
+/// CR LF CR LF, as the low half of a word.
+const BLANK_LINE: u64 = 0x0a0d_0a0d;
+
+/// The top bit is set for 0 alone.
+#[inline(always)]
+fn zero(number: u64) -> u64 {
+    !(number | number.wrapping_neg())
+}
+
+/// The top bit is set if the word begins with LF and an empty line (RFC 9112, section 2.2: a
+/// recipient may take a single LF for the end of a line).
+#[inline(always)]
+fn empty_line(word: u64) -> u64 {
+    zero((word & 0xffff) ^ 0x0a0a) | zero((word & 0x00ff_ffff) ^ 0x000a_0d0a)
+}
+
+impl HeadSearch {
+    /// Looks at the next position of a request. Of its lines those count that end as they should.
     #[inline(always)]
-    pub fn push(&mut self, byte: u8) {
-        // ASCII letters differ from their lower case in bit 5 only; that other bytes are folded
-        // onto letters as well (`\x17` to `7`) matters little for what is only a first sieve.
-        self.last = (self.last << 8) | u64::from(byte | 0x20);
-        let difference = self.last ^ Self::TOKEN;
-        // The top bit of `d | -d` is clear for 0 alone.
-        self.found |= !(difference | difference.wrapping_neg()) >> 63;
+    pub fn request(&mut self, word: u64) {
+        self.token |= zero((word | FOLD) ^ WEBSOCKET);
+        self.heads += opaque(zero((word & 0xffff_ffff) ^ BLANK_LINE)) >> 63;
+    }
+
+    /// Looks at position `at` of a response.
+    #[inline(always)]
+    pub fn response(&mut self, at: u64, word: u64) {
+        let open = zero(self.len);
+        self.token |= open & zero(((word | FOLD) & (u64::MAX >> 8)) ^ DEFLATE);
+        let ends = opaque(open & empty_line(word)) >> 63;
+        // The empty line is that of a single LF, or of CR and LF.
+        let crlf = opaque(zero((word >> 8 & 0xff) ^ 0x0d)) >> 63;
+        self.len += opaque(ends) * (at + 2 + crlf);
     }
 
     /// Whether the token has come by.
     #[inline(always)]
     #[must_use]
     pub fn found(&self) -> bool {
-        self.found != 0
+        self.token >> 63 != 0
+    }
+
+    /// Empty lines: heads, where there is nothing but heads.
+    #[inline(always)]
+    #[must_use]
+    pub fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Bytes of the first head, its empty line included; 0 where it has not ended.
+    #[inline(always)]
+    #[must_use]
+    pub fn head_len(&self) -> u64 {
+        self.len
     }
 }
 
@@ -262,13 +307,50 @@ mod tests {
     #[test]
     fn the_token_is_found_in_any_case_and_place() {
         let search = |text: &[u8]| {
-            let mut search = TokenSearch::default();
-            text.iter().for_each(|&byte| search.push(byte));
+            let mut search = HeadSearch::default();
+            words(text).for_each(|(_, word)| search.request(word));
             search.found()
         };
         assert!(search(b"Upgrade: WebSocket\r\n"));
         assert!(search(b"sec-websocket-key: x\r\n"));
         assert!(!search(b"Upgrade: web socket\r\n"));
         assert!(!search(b"Upgrade-Insecure-Requests: 1\r\nwebsock"));
+    }
+
+    /// The positions of a text, each with its word.
+    fn words(text: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+        let mut padded = text.to_vec();
+        padded.extend([0; 8]);
+        (0..text.len()).map(move |at| {
+            let word = padded[at..at + 8].try_into().unwrap();
+            (at as u64, u64::from_le_bytes(word))
+        })
+    }
+
+    #[test]
+    fn heads_are_counted() {
+        let of = |text: &[u8]| {
+            let mut search = HeadSearch::default();
+            words(text).for_each(|(_, word)| search.request(word));
+            search.heads()
+        };
+        assert_eq!(of(b"GET / HTTP/1.1\r\na: b\r\n\r\n"), 1);
+        assert_eq!(of(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n"), 2);
+        assert_eq!(of(b"GET / HTTP/1.1\r\n"), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_head_is_found() {
+        let of = |text: &[u8]| {
+            let mut search = HeadSearch::default();
+            words(text).for_each(|(at, word)| search.response(at, word));
+            (search.head_len(), search.found())
+        };
+        assert_eq!(of(b"HTTP/1.1 101 x\r\na: b\r\n\r\n\x81\x02\r\n\r\n"), (24, false));
+        assert_eq!(of(b"HTTP/1.1 101 x\na: b\n\n\x81"), (21, false));
+        assert_eq!(of(b"HTTP/1.1 101 x\r\na: b\r\n"), (0, false));
+        let text = b"HTTP/1.1 101 x\r\nE: PerMessage-Deflate; a\r\n\r\n";
+        assert_eq!(of(text), (text.len() as u64, true));
+        assert_eq!(of(b"HTTP/1.1 101 x\r\n\r\ndeflate"), (18, false));
     }
 }

@@ -1,21 +1,20 @@
 //! Copies a segment to the ring buffer.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skb_load_bytes},
-    programs::TcContext,
 };
 use wstap_common::{
     counter::Counter,
-    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
+    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RecordHeader, SIZE_CLASSES},
 };
 
+use wstap_ebpf::bound::{at_least_one, opaque};
+
 use crate::{
-    bound::{at_least_one, opaque},
     flow::Passage,
     headers::{FIN, RST, SYN},
-    maps::{HEADER, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
+    maps::{HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
 
 /// Payload bytes of the largest record.
@@ -29,6 +28,12 @@ pub struct Origin {
     pub now: u64,
     /// Whether the agent should look at once: it has something to decide.
     pub urgent: bool,
+    /// `RECORD_SEGMENT` or `RECORD_ARMING`.
+    pub kind: u32,
+    /// As in the record.
+    pub tally: u32,
+    /// As in the record.
+    pub boundary: u32,
 }
 
 /// Nanoseconds on `CLOCK_MONOTONIC`.
@@ -38,38 +43,52 @@ pub fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the packet counts as.
+/// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the
+/// packet counts as.
 #[inline(always)]
-pub fn sample(ctx: &TcContext, passage: &Passage, origin: &Origin) -> Counter {
-    let headers = &passage.headers;
-    let Some(header) = HEADER.get_ptr_mut(0) else {
-        return Counter::Missed;
-    };
-    let filled = RecordHeader {
-        time: origin.now,
-        ifindex: passage.hook >> 1,
-        epoch: origin.epoch,
-        source: bytes(headers.source),
-        destination: bytes(headers.destination),
-        source_port: headers.source_port,
-        destination_port: headers.destination_port,
-        seq: headers.seq,
-        ack: headers.ack,
-        len: headers.len,
-        captured: 0,
-        window: headers.window,
-        flags: headers.flags,
-        egress: (passage.hook & 1) as u8,
-        kind: RECORD_SEGMENT,
-        scope: 0,
-    };
-    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
-    unsafe { *header = filled };
-    if copy_segment(ctx.as_ptr().cast(), headers.payload, origin.urgent.into()) != 0 {
+pub fn sample(skb: *mut __sk_buff, passage: &Passage, origin: &Origin) -> Counter {
+    describe(passage, origin);
+    copy_described(skb, origin.urgent)
+}
+
+/// Copies the segment whose record has been described.
+#[inline(always)]
+pub fn copy_described(skb: *mut __sk_buff, urgent: bool) -> Counter {
+    if copy_segment(skb, urgent.into()) != 0 {
         Counter::Sampled
     } else {
         Counter::Missed
     }
+}
+
+/// Writes the header of the segment's records.
+#[inline(always)]
+pub fn describe(passage: &Passage, origin: &Origin) {
+    let headers = &passage.headers;
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs. Field by field: the
+    // stack has no room for it.
+    let header = unsafe { &mut *header };
+    header.time = origin.now;
+    header.ifindex = passage.hook >> 1;
+    header.epoch = origin.epoch;
+    header.source = bytes(headers.source);
+    header.destination = bytes(headers.destination);
+    header.source_port = headers.source_port;
+    header.destination_port = headers.destination_port;
+    header.seq = headers.seq;
+    header.ack = headers.ack;
+    header.len = headers.len;
+    header.captured = 0;
+    header.window = headers.window;
+    header.flags = headers.flags;
+    header.egress = (passage.hook & 1) as u8;
+    header.kind = origin.kind;
+    header.scope = 0;
+    header.tally = origin.tally;
+    header.boundary = origin.boundary;
 }
 
 /// Writes the records of the segment that `HEADER` describes; says whether there is one at least. A
@@ -77,7 +96,12 @@ pub fn sample(ctx: &TcContext, passage: &Passage, origin: &Origin) -> Counter {
 /// itself, and not for everything that may be known where it is called.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn copy_segment(skb: *mut __sk_buff, payload: u32, urgent: u32) -> u64 {
+extern "C" fn copy_segment(skb: *mut __sk_buff, urgent: u32) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let payload = unsafe { (*passage).headers.payload };
     u64::from(copy_pieces(skb, payload, urgent != 0))
 }
 
@@ -104,14 +128,7 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
         if wanted - done <= LARGEST {
             break;
         }
-        let piece = Piece {
-            header,
-            payload,
-            offset: done,
-            len: LARGEST,
-            last: false,
-        };
-        delivered |= piece.emit::<{ SIZE_CLASSES[4] }>(skb, LARGEST, BPF_RB_NO_WAKEUP.into());
+        delivered |= copy_largest(skb, payload, done) != 0;
         done += LARGEST;
     }
     let rest = wanted - done;
@@ -136,10 +153,30 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
     delivered
 }
 
+/// Writes a record of the largest size, the bytes at `offset` in the segment that `HEADER` describes; 0
+/// if it could not. A function of its own, so that the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_largest(skb: *mut __sk_buff, payload: u32, offset: u32) -> u64 {
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let header = unsafe { &*header };
+    let piece = Piece {
+        header,
+        payload,
+        offset,
+        len: LARGEST,
+        last: false,
+    };
+    u64::from(piece.emit::<{ SIZE_CLASSES[4] }>(skb, LARGEST, BPF_RB_NO_WAKEUP.into()))
+}
+
 /// Waking the reader costs more than a record: it is done for what cannot wait, and where enough
 /// has gathered.
 #[inline(always)]
-fn wakeup(urgent: bool) -> u64 {
+pub fn wakeup(urgent: bool) -> u64 {
     let enough = WAKEUP_BYTES.load();
     if urgent {
         BPF_RB_FORCE_WAKEUP.into()

@@ -13,8 +13,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder};
 use log::LevelFilter;
 
 pub use self::group::{
-    Attach, CaptureArgs, ColorWhen, EventName, Format, LimitArgs, MetricsArgs, OutputArgs,
-    SelectionArgs, When,
+    Attach, CaptureArgs, ColorWhen, CopyMode, EventName, Format, LimitArgs, MetricsArgs,
+    OutputArgs, SelectionArgs, When,
 };
 
 /// What the help of every printing command says of its selection.

@@ -8,7 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use log::LevelFilter;
 
 pub use crate::cli::{
-    Attach as AttachMode, ColorWhen as Color, EventName, Format,
+    Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format,
     value::{Endpoint, OpcodeName},
 };
 use crate::{
@@ -55,6 +55,8 @@ pub struct CaptureConfig {
     pub ring_buffer: u32,
     /// How to attach.
     pub attach: AttachMode,
+    /// What of the WebSockets that are followed is copied.
+    pub copy: CopyMode,
     /// Payload bytes of one segment that are copied at most.
     pub snap_length: u32,
     /// Capacity of the map of followed flows.
@@ -246,8 +248,13 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
     fn try_from(args: cli::TraceArgs) -> Result<Self, ConfigError> {
         let output = output(&args.output);
         let selection = selection(args.selection)?;
+        let mut capture = capture(&args.capture, &args.limits)?;
+        if output.payload.is_some() {
+            // There is nothing to show of what was not copied.
+            capture.copy = CopyMode::Whole;
+        }
         Ok(Self {
-            capture: capture(&args.capture, &args.limits)?,
+            capture,
             observer: observer::Config {
                 preview: output.payload.unwrap_or(0),
                 inflate: output.payload.is_some(),
@@ -339,6 +346,7 @@ fn capture(args: &cli::CaptureArgs, limits: &cli::LimitArgs) -> Result<CaptureCo
             .checked_next_power_of_two()
             .unwrap_or(1 << 31),
         attach: args.attach,
+        copy: args.copy,
         snap_length: saturating_u32(args.snap_length),
         max_connections: limits.max_connections,
         max_candidates: limits.max_candidates,

@@ -60,6 +60,16 @@ pub struct CaptureArgs {
         value_parser = value::size(128, MAX_SNAP_LENGTH.into())
     )]
     pub snap_length: u64,
+    /// What of a WebSocket is copied from the kernel: headers (and control frames), or every segment
+    /// whole, which costs more and is needed where payload is to be looked at
+    #[arg(
+        long,
+        value_name = "WHAT",
+        env = "WSTAP_COPY",
+        value_enum,
+        default_value_t = CopyMode::Headers,
+    )]
+    pub copy: CopyMode,
     /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
     #[arg(
         long,
@@ -341,6 +351,15 @@ pub enum Attach {
     Tcx,
     /// A filter on the clsact qdisc.
     Clsact,
+}
+
+/// What of a WebSocket is copied from the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum CopyMode {
+    /// Headers and control frames.
+    Headers,
+    /// Every segment.
+    Whole,
 }
 
 /// Whether to do something.

@@ -32,7 +32,9 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake, attach::AttachStatus, reader::Woken,
+        self, Attacher, Counters, KernelError, Reader, Wake,
+        attach::AttachStatus,
+        reader::{Record, Woken},
     },
 };
 
@@ -45,6 +47,10 @@ const BATCHES: usize = 16;
 const NAP: Duration = Duration::from_millis(50);
 /// Between two updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Between two looks at what the kernel program has counted; longer where a look takes long: of the
+/// thread's time it takes one part in so many at most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+const LOOK_SHARE: u32 = 20;
 /// Between two searches for flows that nobody follows any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// What a flow may be silent beyond the idle time-out before it is searched for: the observer ends
@@ -96,8 +102,8 @@ impl Source {
             counters,
         } = self;
         let mut pump = Pump {
+            observer: Observer::new(observer.clone()).with_tallies(Box::new(reader.tallies())),
             reader,
-            observer: Observer::new(observer.clone()),
             idle_timeout: observer.idle_timeout,
             sink,
             counters,
@@ -222,6 +228,7 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn run(&mut self, stop: &UnixStream) -> io::Result<()> {
         let mut next_status = Instant::now();
         let mut next_sweep = next_status + SWEEP_INTERVAL;
+        let mut next_look = next_status;
         loop {
             let now = Instant::now();
             if now >= next_status {
@@ -236,6 +243,14 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                     log::debug!("removed {removed} silent flows from the kernel's map");
                 }
                 next_sweep = now + SWEEP_INTERVAL;
+            }
+
+            if now >= next_look {
+                let time = self.reader.now();
+                self.observer.handle_tallies(time);
+                self.pass_on()?;
+                let took = now.elapsed().saturating_mul(LOOK_SHARE);
+                next_look = now + took.max(LOOK_INTERVAL);
             }
 
             let stopped = self.reader.wait(NAP, stop)? == Woken::Stop;
@@ -265,9 +280,15 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn read(&mut self) -> io::Result<bool> {
         for _ in 0..BATCHES {
             let (observer, newest) = (&mut self.observer, &mut self.newest);
-            let records = self.reader.drain(BATCH, |segment| {
-                *newest = segment.ts;
-                observer.handle_segment(segment);
+            let records = self.reader.drain(BATCH, |record| match record {
+                Record::Sample(segment, sample) => {
+                    *newest = segment.ts;
+                    observer.handle_sample(segment, sample);
+                }
+                Record::Walk(walk, entries) => {
+                    *newest = walk.segment.ts;
+                    observer.handle_walk(walk, entries);
+                }
             });
             self.pass_on()?;
             if self.sink.is_done() || records < BATCH {
@@ -281,6 +302,9 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
     fn pass_on(&mut self) -> io::Result<()> {
         while let Some(verdict) = self.observer.poll_verdict() {
             self.reader.apply(&verdict);
+        }
+        while let Some(cursor) = self.observer.poll_cursor() {
+            self.reader.place(&cursor);
         }
         while !self.sink.is_done() {
             let Some(event) = self.observer.poll_event() else {

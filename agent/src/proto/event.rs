@@ -6,6 +6,7 @@ use super::{
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
     time::Timestamp,
+    walk::{FRAME_KINDS, MESSAGE_KINDS, SIZES},
 };
 
 /// Something that happened on a connection.
@@ -67,6 +68,8 @@ pub enum EventKind {
     Frame(Box<Frame>),
     /// Payload bytes of a frame went by. For counters; not shown to users.
     Progress(Progress),
+    /// Frames and messages were counted where they were followed. For counters; not shown to users.
+    Counted(Box<Counted>),
     /// A message is complete.
     Message(Message),
     /// The connection is over. Exactly one for each that was opened.
@@ -154,6 +157,8 @@ pub struct Frame {
     pub close: Option<CloseBody>,
     /// Of a pong that answers a ping: the time between the two.
     pub rtt: Option<Duration>,
+    /// Whether it is among those of an [`EventKind::Counted`].
+    pub tallied: bool,
 }
 
 /// The beginning of a payload.
@@ -190,6 +195,30 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
+/// Frames and messages that were counted where they were followed, since the last such event of
+/// the direction. Those of them that were worth an event of their own have had it, or will.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counted {
+    /// Who sent them.
+    pub direction: Direction,
+    /// Frames by kind: continuation, text, binary, close, ping, pong, reserved.
+    pub frames: [u64; FRAME_KINDS],
+    /// Payload bytes that went by, by kind of frame.
+    pub bytes: [u64; FRAME_KINDS],
+    /// Frames that are over by their size: up to 16 bytes, up to four times as much, ...
+    pub frame_sizes: [u64; SIZES],
+    /// Their payload bytes.
+    pub frame_bytes: u64,
+    /// Complete messages: text, compressed text, binary, compressed binary.
+    pub messages: [u64; MESSAGE_KINDS],
+    /// Complete messages by their size.
+    pub message_sizes: [u64; SIZES],
+    /// Their payload bytes.
+    pub message_bytes: u64,
+    /// Payload bytes of the last frame that is over, where there is one more.
+    pub last_frame_size: Option<u64>,
+}
+
 /// A message: a data frame and its continuations.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Message {
@@ -205,6 +234,8 @@ pub struct Message {
     pub compressed: bool,
     /// Length after inflating, where it was inflated.
     pub inflated_len: Option<u64>,
+    /// Whether it is among those of an [`EventKind::Counted`].
+    pub tallied: bool,
 }
 
 /// How a connection ended.
@@ -346,6 +377,19 @@ pub struct TcpCounts {
     pub keepalive_probes: u64,
     /// Announced a window of zero.
     pub zero_windows: u64,
+}
+
+impl TcpCounts {
+    /// Both together.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            retransmitted: self.retransmitted.saturating_add(other.retransmitted),
+            out_of_order: self.out_of_order.saturating_add(other.out_of_order),
+            keepalive_probes: (self.keepalive_probes).saturating_add(other.keepalive_probes),
+            zero_windows: self.zero_windows.saturating_add(other.zero_windows),
+        }
+    }
 }
 
 /// A rule of RFC 6455 or RFC 7692 that was broken.

@@ -7,6 +7,7 @@ use super::{
     event::{Message, Rule},
     flow::Direction,
     frame::{Header, Opcode},
+    walk::MessageState,
 };
 
 /// Fragmentation in one direction.
@@ -108,7 +109,48 @@ impl Messages {
             frames: open.frames,
             compressed: open.compressed,
             inflated_len: None,
+            tallied: false,
         })
+    }
+
+    /// Behind frames that were not seen and of which only this is known.
+    #[must_use]
+    pub fn at(state: MessageState) -> Self {
+        let state = match state {
+            MessageState::Between => State::Between,
+            MessageState::Unknown => State::Unknown,
+            MessageState::Within {
+                opcode,
+                compressed,
+                frames,
+                len,
+            } => State::Within(Open {
+                opcode,
+                compressed,
+                frames: frames.into(),
+                len,
+            }),
+        };
+        Self { state }
+    }
+
+    /// The message that will be under way behind a frame whose header was taken in, and which is
+    /// still open.
+    #[must_use]
+    pub fn behind(&self, open: Option<&Header>) -> MessageState {
+        if open.is_some_and(|header| header.fin && !header.opcode.is_control()) {
+            return MessageState::Between;
+        }
+        match self.state {
+            State::Between => MessageState::Between,
+            State::Unknown => MessageState::Unknown,
+            State::Within(open) => MessageState::Within {
+                opcode: open.opcode,
+                compressed: open.compressed,
+                frames: u32::try_from(open.frames).unwrap_or(u32::MAX),
+                len: open.len,
+            },
+        }
     }
 }
 

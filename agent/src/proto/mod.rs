@@ -15,3 +15,4 @@ pub mod tcp;
 pub mod time;
 pub mod upgrade;
 pub mod utf8;
+pub mod walk;

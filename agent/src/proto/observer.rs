@@ -7,6 +7,7 @@ mod config;
 mod keys;
 mod stats;
 mod table;
+mod walks;
 
 pub use config::{Config, Interest};
 pub use stats::{Exceeded, Stats};
@@ -28,7 +29,9 @@ use super::{
     session::{Context, Ending, Hops, Session},
     tcp::{Limits, Shared, StreamEvent, TcpFlow},
     time::Timestamp,
+    walk::{Sample, Tallies, Tally},
 };
+use walks::Walks;
 
 /// What a source should do about a flow. A capture file does nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +42,8 @@ pub struct Verdict {
     pub epoch: u32,
     /// What.
     pub decision: Decision,
+    /// The tally of either of its directions, 0 if it has none.
+    pub tally: u32,
 }
 
 /// A decision on a flow.
@@ -89,6 +94,23 @@ pub struct Observer {
     born: u64,
     events: VecDeque<Event>,
     verdicts: VecDeque<Verdict>,
+    tallies: Box<dyn Tallies>,
+    /// Directions whose place the source may have to be told.
+    cursors: Vec<(SlotId, u32, usize)>,
+}
+
+/// A source that keeps no tallies.
+#[derive(Debug)]
+struct NoTallies;
+
+impl Tallies for NoTallies {
+    fn read(&self, _: u32, _: u32) -> Option<Tally> {
+        None
+    }
+
+    fn last_seen(&self, _: u32, _: u32) -> Option<Timestamp> {
+        None
+    }
 }
 
 /// A TCP connection.
@@ -121,6 +143,7 @@ enum State {
 struct Live {
     tcp: TcpFlow,
     session: Session,
+    walks: Option<Box<Walks>>,
 }
 
 impl Live {
@@ -128,6 +151,7 @@ impl Live {
         Box::new(Self {
             tcp: TcpFlow::new(),
             session: Session::new(key.ends, interface),
+            walks: None,
         })
     }
 
@@ -167,6 +191,7 @@ macro_rules! context {
         }
     };
 }
+use context;
 
 impl Observer {
     /// An observer that has seen nothing.
@@ -195,27 +220,39 @@ impl Observer {
             born: 0,
             events: VecDeque::new(),
             verdicts: VecDeque::new(),
+            tallies: Box::new(NoTallies),
+            cursors: Vec::new(),
         }
+    }
+
+    /// Looks up here what the source counts by itself.
+    #[must_use]
+    pub fn with_tallies(mut self, tallies: Box<dyn Tallies>) -> Self {
+        self.tallies = tallies;
+        self
     }
 
     /// Takes in a segment.
     pub fn handle_segment(&mut self, segment: &Segment<'_>) {
+        self.handle_sample(segment, Sample::default());
+    }
+
+    /// Finds or makes the place of a segment's connection; its place and the side of the sender, if
+    /// the segment is of interest.
+    fn arrive(&mut self, segment: &Segment<'_>) -> Option<(SlotId, usize)> {
         self.stats.segments += 1;
         self.pass_time(segment.ts);
         let (key, side) = FlowKey::new(segment.source, segment.destination, segment.scope);
         let slot = match self.table.find(&key) {
             Some(slot) => {
                 self.table.touch(slot, segment.ts);
-                let Some(slot) = self.renew(slot, side, segment) else {
-                    return;
-                };
-                slot
+                self.renew(slot, side, segment)?
             }
             // Acknowledgements alone say nothing about a connection of which nothing is known.
-            None if segment.len == 0 && !segment.flags.syn() => return,
+            None if segment.len == 0 && !segment.flags.syn() => return None,
             None => self.admit(key, segment),
         };
-        self.deliver(slot, side, segment);
+        Some((slot, side))
     }
 
     /// Lets time pass where no segment does it: idle connections end, patience runs out.
@@ -317,6 +354,7 @@ impl Observer {
             flow,
             epoch: segment.epoch,
             decision: Decision::Ignore,
+            tally: 0,
         });
     }
 
@@ -333,7 +371,11 @@ impl Observer {
             return;
         };
         let before = live.counts();
-        let Live { tcp, session } = &mut **live;
+        let Live {
+            tcp,
+            session,
+            walks,
+        } = &mut **live;
         let from_start = segment.flags.syn() || tcp.saw_syn(0) || tcp.saw_syn(1);
         let mut mark = Mark::new(&self.events, self.last_id);
         self.shared.elsewhere = self.held;
@@ -351,6 +393,7 @@ impl Observer {
                     };
                     session.close(ending, ts, before, &mut cx);
                     *session = Session::new(key.ends, segment.interface);
+                    *walks = None;
                     cx.from_start = true;
                     mark = Mark::new(cx.events, *cx.last_id);
                 } else {
@@ -387,12 +430,7 @@ impl Observer {
             self.hops.remember(answered);
         }
         if let Some(ts) = live.session.over() {
-            let tcp = live.counts();
-            let mut cx = context!(self, false);
-            live.session.close(Ending::Finished, ts, tcp, &mut cx);
-            let decision = live.session.take_decision();
-            let until = ts.saturating_add(LATE);
-            self.settle(slot, State::Over { until }, decision);
+            self.finish_off(slot, Ending::Finished, ts);
             return;
         }
         match live.session.take_decision() {
@@ -404,6 +442,7 @@ impl Observer {
                 flow: key,
                 epoch: entry.epoch,
                 decision,
+                tally: 0,
             }),
             None => {}
         }
@@ -430,12 +469,30 @@ impl Observer {
         }
     }
 
+    /// A connection is over.
+    fn finish_off(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
+        self.look(slot, true);
+        let tcp = self.tcp_counts(slot);
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let mut cx = context!(self, false);
+        live.session.close(ending, ts, tcp, &mut cx);
+        let decision = live.session.take_decision();
+        let until = ts.saturating_add(LATE);
+        self.settle(slot, State::Over { until }, decision);
+    }
+
     /// A connection is decided: only so much is kept of it as to know it again.
     fn settle(&mut self, slot: SlotId, state: State, decision: Option<Decision>) {
         let key = self.table.key(slot);
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
+        let tally = entry.tally();
         if let State::Live(live) = &mut entry.state {
             live.tcp.discard(&mut self.shared);
         }
@@ -447,6 +504,7 @@ impl Observer {
             flow: key,
             epoch,
             decision,
+            tally,
         }));
         self.table.move_to(slot, List::Decided);
         if self.table.len_of(List::Decided) > self.config.max_candidates
@@ -460,19 +518,23 @@ impl Observer {
     /// place is the caller's business.
     fn end(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
         let key = self.table.key(slot);
+        self.take_waiting(slot, true);
+        self.look(slot, true);
+        let counts = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
+        let tally = entry.tally();
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let Live { tcp, session } = &mut **live;
+        let Live { tcp, session, .. } = &mut **live;
         let from_start = tcp.saw_syn(0) || tcp.saw_syn(1);
         let mut cx = context!(self, from_start);
         tcp.flush(&self.limits, &mut self.shared, &mut |event| {
             session.handle(&event, &mut cx);
         });
-        let tcp = live.counts();
+        let tcp = if tally == 0 { live.counts() } else { counts };
         let (ending, ts) = match live.session.over() {
             Some(over) => (Ending::Finished, over),
             None => (ending, ts),
@@ -485,6 +547,7 @@ impl Observer {
             flow: key,
             epoch,
             decision,
+            tally,
         }));
     }
 
@@ -507,6 +570,12 @@ impl Observer {
                 if deadline > self.now {
                     break;
                 }
+                if let Some(seen) = self.heard(slot)
+                    && seen > self.table.last_seen(slot)
+                {
+                    self.table.touch(slot, seen);
+                    continue;
+                }
                 self.end(slot, Ending::Idle, deadline);
                 self.table.remove(slot);
             }
@@ -525,7 +594,7 @@ impl Observer {
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let Live { tcp, session } = &mut **live;
+        let Live { tcp, session, .. } = &mut **live;
         let from_start = tcp.saw_syn(0) || tcp.saw_syn(1);
         let mark = Mark::new(&self.events, self.last_id);
         self.shared.elsewhere = self.held;

@@ -1,7 +1,7 @@
 //! TCP sequence numbers (RFC 9293, section 3.4): arithmetic modulo 2^32.
 
 /// A TCP sequence number.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub struct SeqNumber(pub u32);
 
 impl SeqNumber {

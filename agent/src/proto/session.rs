@@ -20,6 +20,7 @@ mod probe;
 mod search;
 mod usual;
 mod violations;
+mod walked;
 mod websocket;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
@@ -41,6 +42,7 @@ use super::{
 
 pub use account::RequestSeen;
 pub use hops::{Answered, Hops};
+pub use walked::Standing;
 
 /// What sessions share.
 #[derive(Debug)]

@@ -71,7 +71,7 @@ impl Subject {
                 direction: Some(gap.direction),
                 ..nothing(EventName::Gap)
             },
-            EventKind::Progress(_) => return None,
+            EventKind::Progress(_) | EventKind::Counted(_) => return None,
         })
     }
 }

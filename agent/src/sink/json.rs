@@ -66,7 +66,7 @@ impl<W: Write> Sink for Json<W> {
             EventKind::Close(_) => "close",
             EventKind::Violation(_) => "violation",
             EventKind::Gap(_) => "gap",
-            EventKind::Progress(_) => return Ok(()),
+            EventKind::Progress(_) | EventKind::Counted(_) => return Ok(()),
         };
         let mut line = std::mem::take(&mut self.line);
         line.clear();
@@ -84,7 +84,7 @@ impl<W: Write> Sink for Json<W> {
             EventKind::Close(close) => object.close(close),
             EventKind::Violation(violation) => object.violation(violation),
             EventKind::Gap(gap) => object.gap(gap),
-            EventKind::Progress(_) => {}
+            EventKind::Progress(_) | EventKind::Counted(_) => {}
         }
         line.extend_from_slice(b"}\n");
         let result = self.out.write_all(&line);

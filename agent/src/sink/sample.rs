@@ -76,6 +76,7 @@ pub fn frame(direction: Direction, opcode: Opcode, len: u64) -> Frame {
         payload: None,
         close: None,
         rtt: None,
+        tallied: false,
     }
 }
 
@@ -116,6 +117,7 @@ pub fn message(opcode: Opcode, len: u64) -> EventKind {
         frames: 2,
         compressed: true,
         inflated_len: None,
+        tallied: false,
     })
 }
 

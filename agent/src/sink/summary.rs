@@ -186,7 +186,10 @@ impl<W: Write> Sink for Summary<W> {
             EventKind::Close(close) => return self.ended(&event.connection, close),
             EventKind::Violation(_) => add(&mut self.totals.violations, 1),
             EventKind::Gap(_) => add(&mut self.totals.gaps, 1),
-            EventKind::Frame(_) | EventKind::Progress(_) | EventKind::Message(_) => {}
+            EventKind::Frame(_)
+            | EventKind::Progress(_)
+            | EventKind::Message(_)
+            | EventKind::Counted(_) => {}
         }
         Ok(())
     }

@@ -282,7 +282,7 @@ impl<W: Write> Sink for Text<W> {
             EventKind::Violation(violation) => Some(violation.direction),
             EventKind::Gap(gap) => Some(gap.direction),
             EventKind::Handshake(_) | EventKind::Close(_) => None,
-            EventKind::Progress(_) => return Ok(()),
+            EventKind::Progress(_) | EventKind::Counted(_) => return Ok(()),
         };
         self.start(event.ts, &event.connection, direction);
         match &event.kind {
@@ -292,7 +292,7 @@ impl<W: Write> Sink for Text<W> {
             EventKind::Close(close) => self.close(close),
             EventKind::Violation(violation) => self.violation(violation),
             EventKind::Gap(gap) => self.gap(gap),
-            EventKind::Progress(_) => {}
+            EventKind::Progress(_) | EventKind::Counted(_) => {}
         }
         self.line.push('\n');
         self.out.write_all(self.line.as_bytes())

@@ -91,7 +91,7 @@ fn a_short_snap_length_costs_no_handshake() {
     const PAYLOAD: u16 = 1000;
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
-    let agent = Agent::run(&pair.server, "--snap-length 128");
+    let agent = Agent::run(&pair.server, "--snap-length 128 --copy whole");
     assert!(REQUEST.len() > 128, "longer than what may be copied");
     let (mut client, mut server) = answered(&pair, at(Pair::V4), ACCEPTED);
     agent.must_have_active(1);

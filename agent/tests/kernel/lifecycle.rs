@@ -7,7 +7,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 use wstap::{
     commands::live::Source,
-    config::{AttachMode, CaptureConfig, InterfaceSelection},
+    config::{AttachMode, CaptureConfig, CopyMode, InterfaceSelection},
     proto::{event::Event, observer},
     sink::Sink,
     source::kernel::Wake,
@@ -350,6 +350,7 @@ fn a_panic_leaves_nothing_behind() {
             ring_buffer: 1 << 20,
             attach,
             snap_length: 1 << 16,
+            copy: CopyMode::Headers,
             max_connections: 1000,
             max_candidates: 1000,
             kernel_log: LevelFilter::Off,

@@ -11,6 +11,9 @@ mod support;
 #[path = "../autobahn/cases/mod.rs"]
 mod cases;
 
+#[path = "../support/pcap.rs"]
+mod pcap;
+
 mod autobahn;
 mod browser;
 mod endings;
@@ -28,6 +31,7 @@ mod tcp;
 mod topology;
 mod trace;
 mod violations;
+mod walk;
 mod wire;
 
 use std::net::SocketAddr;

@@ -54,6 +54,8 @@ fn picked_up(attach: &str, at_the_client: bool) {
 
     // Recognition may cost the first frames, and invents none.
     let sent = since(&load.so_far(), &unseen);
+    // What is counted in the kernel is looked at a few times a second.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     let counted = agent.tally();
     for (sent, counted) in [
         (&sent.client_to_server, &counted.client_to_server),

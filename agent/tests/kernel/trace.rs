@@ -57,7 +57,7 @@ fn by_connection(events: Vec<Value>) -> BTreeMap<(String, String), Vec<Value>> {
 #[test]
 fn equals_read_of_a_capture() {
     let Some(_turn) = turn() else { return };
-    for attach in ["tcx", "clsact"] {
+    for (attach, copy) in [("tcx", "headers"), ("clsact", "headers"), ("tcx", "whole")] {
         let pair = Pair::new();
         let folder = tempfile::tempdir().expect("a folder");
         let capture = folder.path().join("capture.pcap");
@@ -76,7 +76,9 @@ fn equals_read_of_a_capture() {
             }
         });
         let mut command = pair.client.command(WSTAP);
-        command.args(["trace", "-i", "c0", "-o", "json", "--attach", attach]);
+        command.args([
+            "trace", "-i", "c0", "-o", "json", "--attach", attach, "--copy", copy,
+        ]);
         command.args(ALL_EVENTS);
         let mut trace = Process::spawn(command);
         // Nothing is said on standard output until something happens: the kernel tells that the
@@ -173,5 +175,78 @@ fn equals_read_of_a_capture() {
             }
             assert_eq!(live.len(), recorded[key].len(), "events of {key:?}");
         }
+    }
+}
+
+/// How far the times may lie apart of what two programs have seen of one packet.
+const BETWEEN: u64 = 50_000_000;
+
+/// The times of an ending.
+fn times(event: &Value) -> [u64; 2] {
+    ["duration_ns", "silence_ns"].map(|key| event[key].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn headers_alone_say_what_whole_segments_say() {
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let traces = ["headers", "whole"].map(|copy| {
+        let mut command = pair.client.command(WSTAP);
+        command.args(["trace", "-i", "c0", "-o", "json", "--copy", copy]);
+        command.args(ALL_EVENTS);
+        let mut trace = Process::spawn(command);
+        eventually("trace is attached", Duration::from_secs(15), || {
+            trace.must_live();
+            if held(trace.pid(), "link_id").len() >= 2 {
+                Ok(())
+            } else {
+                Err("no hook".to_owned())
+            }
+        });
+        trace
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let script = Script {
+        connections: 6,
+        ..Script::default()
+    };
+    let (client, server) = (&pair.client, &pair.server);
+    let tally = Load::whole(client, server, at(Pair::V4), at(Pair::V4), script, 200);
+    let [walked, whole] = traces.map(|trace| {
+        eventually("all ends are printed", Duration::from_secs(10), || {
+            let ends = trace.stdout().matches("\"event\":\"close\"").count();
+            (ends == 6)
+                .then_some(())
+                .ok_or_else(|| format!("{ends} are"))
+        });
+        trace.signal(Signal::SIGINT);
+        events(&trace.wait(Duration::from_secs(10)).1)
+    });
+    let frames = walked.iter().filter(|event| event["event"] == "frame");
+    let sent = tally.client_to_server.total() + tally.server_to_client.total();
+    assert_eq!(
+        frames.count() as u64,
+        sent,
+        "frames printed and frames sent"
+    );
+
+    let ends = |events: &[Value]| -> BTreeMap<String, Value> {
+        let ends = events.iter().filter(|event| event["event"] == "close");
+        ends.map(|event| (event["client"].to_string(), event.clone()))
+            .collect()
+    };
+    for (walked, whole) in ends(&walked).values().zip(ends(&whole).values()) {
+        assert_eq!(walked["tcp"], whole["tcp"], "{walked} {whole}");
+        for (walked, whole) in times(walked).into_iter().zip(times(whole)) {
+            assert!(walked.abs_diff(whole) < BETWEEN, "{walked} {whole}");
+        }
+    }
+    let (walked, whole) = (by_connection(walked), by_connection(whole));
+    assert!(walked.keys().eq(whole.keys()));
+    for (key, walked) in &walked {
+        for (n, (walked, whole)) in walked.iter().zip(&whole[key]).enumerate() {
+            assert_eq!(walked, whole, "event {n} of {key:?}");
+        }
+        assert_eq!(walked.len(), whole[key].len(), "events of {key:?}");
     }
 }

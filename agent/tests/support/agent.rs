@@ -59,6 +59,12 @@ impl Process {
             .clone()
     }
 
+    /// What it has printed from this byte on, which begins a line.
+    pub fn stdout_from(&self, at: usize) -> String {
+        let stdout = self.stdout.lock().unwrap_or_else(PoisonError::into_inner);
+        stdout.get(at..).unwrap_or_default().to_owned()
+    }
+
     /// How many bytes it has printed so far.
     pub fn printed(&self) -> usize {
         self.stdout

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 
 use super::{
@@ -39,6 +39,32 @@ impl Trace {
                 .ok_or_else(|| format!("{links} hooks"))
         });
         Self(process)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.0.pid()
+    }
+
+    /// Waits until it has told of something in which `needle` occurs.
+    #[track_caller]
+    pub fn must_tell(&self, needle: &str, limit: Duration) {
+        let mut seen = 0;
+        eventually(&format!("{needle} is told of"), limit, || {
+            // All of it is long, and what was looked at before has no news.
+            let stdout = self.0.stdout_from(seen);
+            seen += stdout.rfind('\n').map_or(0, |end| end + 1);
+            stdout.contains(needle).then_some(()).ok_or_else(|| self.0.stderr())
+        });
+    }
+
+    /// Ends it: all that it has said, in order.
+    #[track_caller]
+    pub fn stop(self) -> Vec<Value> {
+        self.0.signal(Signal::SIGINT);
+        let (status, stdout) = self.0.wait(Duration::from_secs(30));
+        assert!(status.success(), "{status}");
+        events(&stdout)
     }
 
     /// Waits until it has told of the end of this many connections, and ends it: all connections

@@ -10,6 +10,7 @@ use crate::proto::{
     segment::{Segment, TcpFlags, Window},
     seq::SeqNumber,
     time::Timestamp,
+    walk::Sample,
 };
 
 pub(crate) const FIN: u8 = 0x01;
@@ -88,6 +89,8 @@ pub(crate) struct Script {
     pub now: Timestamp,
     /// Captured bytes of each segment.
     pub snap: usize,
+    /// What accompanies each segment.
+    pub sample: Sample,
 }
 
 impl Script {
@@ -101,6 +104,7 @@ impl Script {
             next: [SeqNumber(u32::MAX - 100), SeqNumber(7)],
             now: Timestamp(1_000_000_000),
             snap: usize::MAX,
+            sample: Sample::default(),
         }
     }
 
@@ -210,7 +214,7 @@ impl Script {
             scope: self.scope,
             epoch: self.epoch,
         };
-        self.observer.handle_segment(&segment);
+        self.observer.handle_sample(&segment, self.sample);
     }
 
     /// Ends the observation.
@@ -249,7 +253,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
     let connection = &event.connection;
     let mut out = String::new();
     let _ = match &event.kind {
-        EventKind::Progress(_) => return None,
+        EventKind::Progress(_) | EventKind::Counted(_) => return None,
         EventKind::Handshake(handshake) => {
             out += "handshake ";
             out += connection.outcome.as_str();

@@ -22,6 +22,8 @@ pub struct Stats {
     pub unreadable_tls: u64,
     /// Overlapping segments whose bytes differed; the first were taken.
     pub conflicts: u64,
+    /// Walks that were never handed over, as their numbers say: the detail of their frames.
+    pub walks_lost: u64,
     /// How often each limit of [`super::Config`] was exceeded.
     pub exceeded: Exceeded,
 }

@@ -75,3 +75,4 @@ mod handshakes;
 mod limits;
 mod midstream;
 mod properties;
+mod walks;

@@ -30,8 +30,13 @@ pub(super) struct Incoming {
     pub frames: OpcodeCounts,
     pub bytes: OpcodeCounts,
     pub completed: MessageCounts,
+    /// Of frames that the source counts, those with reserved opcodes: it does not tell them apart.
+    /// Frames and payload bytes.
+    pub reserved: Option<Box<[OpcodeCounts; 2]>>,
     /// Frames seen, which is the index of the last one.
     pub index: u64,
+    /// The source counts the frames that begin.
+    pub tallied: bool,
 }
 
 /// Place in the frames of one direction.
@@ -61,6 +66,8 @@ pub(super) struct Open {
     /// Nothing is missing among what was collected.
     pub intact: bool,
     pub reported: bool,
+    /// The source counts it.
+    pub tallied: bool,
 }
 
 impl Incoming {
@@ -77,7 +84,9 @@ impl Incoming {
             frames: OpcodeCounts::default(),
             bytes: OpcodeCounts::default(),
             completed: MessageCounts::default(),
+            reserved: None,
             index: 0,
+            tallied: false,
         }
     }
 
@@ -111,6 +120,7 @@ impl Open {
             collected: Vec::new(),
             intact: true,
             reported: false,
+            tallied: false,
         }
     }
 

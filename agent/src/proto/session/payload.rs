@@ -55,7 +55,7 @@ impl WebSocket {
         let Reading::Payload(open) = &incoming.reading else {
             return;
         };
-        let header = open.header;
+        let (header, tallied) = (open.header, open.tallied);
         let over = open.left == 0;
         if over {
             incoming.content.end_frame(&header, cx);
@@ -80,7 +80,10 @@ impl WebSocket {
         let inflated_len = incoming.content.end_message();
         if let Some(mut message) = incoming.messages.end_frame(&header, d) {
             message.inflated_len = inflated_len;
-            incoming.completed.add(message.len, inflated_len);
+            message.tallied = tallied;
+            if !tallied {
+                incoming.completed.add(message.len, inflated_len);
+            }
             if cx.config.interest.messages {
                 cx.emit(ts, &self.connection, EventKind::Message(message));
             }
@@ -119,6 +122,7 @@ impl WebSocket {
             return;
         }
         let (header, header_ts, index) = (open.header, open.ts, open.index);
+        let tallied = open.tallied;
         let complete = open.intact && open.collected.len() as u64 == header.payload_len();
         // Nothing captured is not the same as nothing there.
         let captured = complete || !open.collected.is_empty();
@@ -167,6 +171,7 @@ impl WebSocket {
             payload,
             close,
             rtt,
+            tallied,
         };
         cx.emit(
             header_ts,
@@ -239,6 +244,12 @@ impl WebSocket {
         let incoming = &mut self.incoming[d];
         if let Reading::Payload(open) = &mut incoming.reading {
             let (opcode, bytes) = (open.header.opcode, std::mem::take(&mut open.unreported));
+            if open.tallied {
+                if matches!(opcode, Opcode::Reserved(_)) {
+                    incoming.reserved.get_or_insert_default()[1].add(opcode, bytes);
+                }
+                return;
+            }
             incoming.bytes.add(opcode, bytes);
             if !cx.config.interest.progress {
                 return;

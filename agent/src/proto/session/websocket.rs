@@ -12,6 +12,7 @@ use super::{
     incoming::{Incoming, Open, Reading},
     search::{Peer, Search},
     violations::Violations,
+    walked::told_apart,
 };
 use crate::proto::{
     deflate::{Extensions, Unit},
@@ -33,7 +34,9 @@ pub(super) struct WebSocket {
     pub(super) incoming: PerDirection<Incoming>,
     pub(super) violations: Violations,
     /// When payload bytes went by last, in either direction.
-    last_activity: Timestamp,
+    pub(super) last_activity: Timestamp,
+    /// When payload bytes went by last, by the word of the source; maybe those that come next.
+    pub(super) heard: Timestamp,
     pub(super) first_close: Option<FirstClose>,
     first_end: Option<FirstEnd>,
     reset: bool,
@@ -67,6 +70,7 @@ impl WebSocket {
         };
         Self {
             last_activity: connection.opened,
+            heard: Timestamp::default(),
             connection,
             client,
             extensions,
@@ -181,7 +185,7 @@ impl WebSocket {
             match &mut incoming.reading {
                 Reading::Header(decoder) => {
                     if decoder.is_empty() {
-                        incoming.quiet = ts.saturating_since(self.last_activity);
+                        incoming.quiet = quiet(ts, self.last_activity, self.heard);
                         // As nearly all headers come.
                         if let Some((taken, header)) = Header::whole(rest) {
                             rest = rest.get(taken..).unwrap_or_default();
@@ -336,7 +340,7 @@ impl WebSocket {
     }
 
     fn note_end(&mut self, role: Role, ts: Timestamp) {
-        let quiet = ts.saturating_since(self.last_activity);
+        let quiet = quiet(ts, self.last_activity, self.heard);
         self.first_end.get_or_insert(FirstEnd { role, quiet });
     }
 
@@ -383,11 +387,19 @@ impl WebSocket {
                 None,
                 Some(CloseCode::ABNORMAL),
                 None,
-                Some(ts.saturating_since(self.last_activity)),
+                Some(ts.saturating_since(self.last_activity.max(self.heard))),
             ),
         };
         let of = |d: Direction| &self.incoming[d];
         let (c2s, s2c) = (of(Direction::ClientToServer), of(Direction::ServerToClient));
+        let frames = |of: &Incoming| match &of.reserved {
+            Some(reserved) => told_apart(of.frames, &reserved[0]),
+            None => of.frames,
+        };
+        let bytes = |of: &Incoming| match &of.reserved {
+            Some(reserved) => told_apart(of.bytes, &reserved[1]),
+            None => of.bytes,
+        };
         let close = Close {
             kind,
             initiator,
@@ -396,12 +408,12 @@ impl WebSocket {
             duration: ts.saturating_since(self.connection.opened),
             silence,
             frames: PerDirection {
-                client_to_server: c2s.frames,
-                server_to_client: s2c.frames,
+                client_to_server: frames(c2s),
+                server_to_client: frames(s2c),
             },
             bytes: PerDirection {
-                client_to_server: c2s.bytes,
-                server_to_client: s2c.bytes,
+                client_to_server: bytes(c2s),
+                server_to_client: bytes(s2c),
             },
             messages: PerDirection {
                 client_to_server: c2s.completed,
@@ -422,7 +434,12 @@ impl WebSocket {
         let incoming = &mut self.incoming[d];
         incoming.index += 1;
         incoming.usual.add(&header);
-        incoming.frames.add(header.opcode, 1);
+        let tallied = incoming.tallied;
+        if !tallied {
+            incoming.frames.add(header.opcode, 1);
+        } else if matches!(header.opcode, Opcode::Reserved(_)) {
+            incoming.reserved.get_or_insert_default()[0].add(header.opcode, 1);
+        }
         if header.opcode == Opcode::Close {
             incoming.closed = true;
             let quiet = incoming.quiet;
@@ -436,8 +453,9 @@ impl WebSocket {
                 reason: None,
             });
         }
-        incoming.reading =
-            Reading::Payload(Open::new(header, ts, incoming.index, cx.config.preview));
+        let mut open = Open::new(header, ts, incoming.index, cx.config.preview);
+        open.tallied = tallied;
+        incoming.reading = Reading::Payload(open);
         self.advance(d, ts, cx);
     }
 
@@ -571,4 +589,19 @@ impl WebSocket {
             self.report_progress(d, frame.last, cx);
         }
     }
+}
+
+/// How far what the source says of a time may be from what a segment says of the same.
+const SLACK: Duration = Duration::from_micros(200);
+
+/// How long it was quiet until `ts`.
+fn quiet(ts: Timestamp, last_activity: Timestamp, heard: Timestamp) -> Duration {
+    // What was heard may be what is handed over now.
+    let before = heard.saturating_add(SLACK) < ts;
+    let since = if before {
+        last_activity.max(heard)
+    } else {
+        last_activity
+    };
+    ts.saturating_since(since)
 }

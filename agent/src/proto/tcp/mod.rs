@@ -276,6 +276,20 @@ impl TcpFlow {
         self.streams[side & 1].seq_at(offset)
     }
 
+    /// Goes on at `seq` in the stream of `side`: what comes before was followed elsewhere, or is not
+    /// waited for. What is held back is dropped.
+    pub fn jump(&mut self, side: usize, seq: SeqNumber, shared: &mut Shared) {
+        let stream = &mut self.streams[side & 1];
+        stream.discard(shared);
+        stream.jump(seq);
+    }
+
+    /// The other side of `side` is followed elsewhere, and its acknowledgements with it: none is
+    /// waited for.
+    pub fn forget_acknowledgement(&mut self, side: usize) {
+        self.streams[side & 1].forget_acknowledgement();
+    }
+
     /// Whether it is over: both FINs were reached, or it was reset.
     #[must_use]
     pub fn finished(&self) -> bool {

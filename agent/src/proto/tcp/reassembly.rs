@@ -570,6 +570,24 @@ impl Stream {
         }
     }
 
+    /// The next byte is that of `seq`, which is not behind.
+    pub(super) fn jump(&mut self, seq: SeqNumber) {
+        if self.start == Start::Unknown {
+            self.begin(seq, Start::Midstream);
+            return;
+        }
+        self.next += u64::from(seq.0.wrapping_sub(self.next as u32));
+        self.highest = self.next;
+        self.stray = None;
+        self.fin = self.fin.filter(|fin| fin.at >= self.next);
+        self.forget_acknowledgement();
+    }
+
+    /// Nothing is known of what the other side has received.
+    pub(super) fn forget_acknowledgement(&mut self) {
+        (self.ack, self.acked) = (None, 0);
+    }
+
     /// The first `len` bytes were on the wire with the SYN, and were not kept.
     pub(super) fn skip(&mut self, len: u64, ts: Timestamp, out: &mut Output<'_>) {
         self.deliver_missing(self.next.saturating_add(len), ts, false, out);

@@ -109,6 +109,14 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     for counter in in_group(Group::Packets) {
         packets.sample("", &[&counter.label()], counts.of(counter));
     }
+    out.family(&names::PLACES_LOST)
+        .sample("", &[], counts.of(Counter::PlaceLost));
+    out.family(&names::PLACES_FOUND)
+        .sample("", &[], counts.of(Counter::Resumed));
+    out.family(&names::SEGMENTS_SET_ASIDE)
+        .sample("", &[], counts.of(Counter::Drained));
+    out.family(&names::WALKS_LOST)
+        .sample("", &[], observer.walks_lost);
     // A ClientHello that the kernel recognises the agent never sees. Where something else came first
     // that had to be looked at (PROXY protocol), it is the agent that finds it.
     let tls = counts.of(Counter::Tls) + observer.unreadable_tls;
@@ -122,7 +130,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 16] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 17] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -142,6 +150,7 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("search", observer.search),
         ("snap_length", status.reader.cut),
         ("subprotocols", metrics.subprotocols),
+        ("tallies", kernel.of(Counter::TalliesUsedUp)),
     ]
 }
 

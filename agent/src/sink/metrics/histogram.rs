@@ -61,6 +61,23 @@ impl Histogram {
         self.count += 1;
     }
 
+    /// Adds observations that were sorted by the same bounds, and their sum.
+    pub(super) fn add(&mut self, buckets: &[u64], sum: u64) {
+        debug_assert_eq!(self.bounds.len() + 1, buckets.len());
+        let count = buckets.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
+        if count == 0 {
+            return;
+        }
+        if self.buckets.is_empty() {
+            self.buckets = vec![0; self.bounds.len() + 1];
+        }
+        for (n, more) in self.buckets.iter_mut().zip(buckets) {
+            *n += more;
+        }
+        self.sum += sum as f64;
+        self.count += count;
+    }
+
     /// Adds another's observations; the bounds are the same.
     pub(super) fn absorb(&mut self, other: &Self) {
         debug_assert_eq!(self.bounds, other.bounds);

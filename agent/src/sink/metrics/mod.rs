@@ -205,6 +205,17 @@ impl State {
                     self.series.challenge(connection.id, &mut self.connections);
                 }
             }
+            EventKind::Counted(counted) => {
+                let Some(live) = self.connections.get_mut(&connection.id) else {
+                    return self.unopened(connection).counted(counted);
+                };
+                live.last_seen = live.last_seen.max(event.ts);
+                let challenges = live.counted(counted, &self.series);
+                self.endpoints.tally(live.endpoint).counted(counted);
+                if challenges {
+                    self.series.challenge(connection.id, &mut self.connections);
+                }
+            }
             EventKind::Progress(progress) => {
                 let Some(live) = self.connections.get_mut(&connection.id) else {
                     return self.unopened(connection).progress(progress);

@@ -144,6 +144,14 @@ metrics! {
         "Times that a bound of the agent was exceeded.";
     KERNEL_PACKETS: Counter of Agent, "wstap_kernel_packets_total", ["verdict"],
         "Packets that passed the kernel program, by what was done with them.";
+    PLACES_LOST: Counter of Agent, "wstap_kernel_places_lost_total", [],
+        "Times that the kernel program lost its place in the frames of one direction, which is copied whole since.";
+    PLACES_FOUND: Counter of Agent, "wstap_kernel_places_found_total", [],
+        "Times that the kernel program went on with the frames of a direction that was copied whole.";
+    SEGMENTS_SET_ASIDE: Counter of Agent, "wstap_kernel_early_segments_total", [],
+        "Segments that were set aside until what comes before them had come, and have been gone through since.";
+    WALKS_LOST: Counter of Agent, "wstap_records_missed_total", [],
+        "Records of frames that were never read: the frames are counted, and have no events.";
     UNREADABLE_CONNECTIONS: Counter of Agent, "wstap_unreadable_connections_total", ["reason"],
         "Connections that were seen and cannot be read from here.";
 }

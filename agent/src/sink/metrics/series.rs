@@ -18,7 +18,7 @@ use super::{
     tally::{OPCODES, OpcodeTally},
 };
 use crate::proto::{
-    event::{Close, Connection, Frame, Progress},
+    event::{Close, Connection, Counted, Frame, Progress},
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
     time::Timestamp,
@@ -66,12 +66,28 @@ impl Live {
 
     /// Counts a frame. True if it is time for [`Series::challenge`].
     pub(super) fn frame(&mut self, frame: &Frame, series: &Series) -> bool {
-        self.frames += 1;
-        self.opcodes[frame.direction].frame(frame.opcode);
+        if !frame.tallied {
+            self.frames += 1;
+            self.opcodes[frame.direction].frame(frame.opcode);
+        }
         if frame.opcode == Opcode::Close && self.close.is_none() {
             self.close = close_code(frame).map(|code| (code, Some(frame.direction.sender())));
         }
         self.rank.is_none() && (series.has_room() || self.frames.is_multiple_of(CHALLENGE_EVERY))
+    }
+
+    /// Counts frames that were counted elsewhere. True if it is time for [`Series::challenge`].
+    pub(super) fn counted(&mut self, counted: &Counted, series: &Series) -> bool {
+        let before = self.frames;
+        for frames in counted.frames {
+            self.frames = self.frames.saturating_add(frames);
+        }
+        self.opcodes[counted.direction].count(&counted.frames, &counted.bytes);
+        if counted.last_frame_size.is_some() {
+            self.last_frame_size[counted.direction] = counted.last_frame_size;
+        }
+        let due = self.frames / CHALLENGE_EVERY != before / CHALLENGE_EVERY;
+        self.rank.is_none() && (series.has_room() || due)
     }
 
     /// Counts payload bytes.

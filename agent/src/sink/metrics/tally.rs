@@ -11,7 +11,7 @@ use super::{
     subprotocol::SubprotocolLabel,
 };
 use crate::proto::{
-    event::{Close, Frame, Handshake, Message, Outcome, Progress, Rule, Violation},
+    event::{Close, Counted, Frame, Handshake, Message, Outcome, Progress, Rule, Violation},
     flow::{Direction, PerDirection, Role},
     frame::Opcode,
 };
@@ -59,6 +59,14 @@ impl OpcodeTally {
     pub(super) fn payload(&mut self, opcode: Opcode, bytes: u64) {
         let sum = &mut self.bytes[opcode_index(opcode)];
         *sum = sum.saturating_add(bytes);
+    }
+
+    /// Adds what was counted elsewhere.
+    pub(super) fn count(&mut self, frames: &[u64; OPCODES.len()], bytes: &[u64; OPCODES.len()]) {
+        self.absorb(&Self {
+            frames: *frames,
+            bytes: *bytes,
+        });
     }
 
     fn absorb(&mut self, other: &Self) {
@@ -226,7 +234,9 @@ impl Tally {
 
     pub(super) fn frame(&mut self, frame: &Frame) {
         let direction = frame.direction;
-        self.directions[direction].opcodes.frame(frame.opcode);
+        if !frame.tallied {
+            self.directions[direction].opcodes.frame(frame.opcode);
+        }
         if let Some(rtt) = frame.rtt {
             let ping = &mut self.directions[direction.opposite()];
             ping.ping_rtt.observe(rtt.as_secs_f64());
@@ -241,7 +251,22 @@ impl Tally {
         }
     }
 
+    pub(super) fn counted(&mut self, counted: &Counted) {
+        let tally = &mut self.directions[counted.direction];
+        tally.opcodes.count(&counted.frames, &counted.bytes);
+        tally
+            .frame_size
+            .add(&counted.frame_sizes, counted.frame_bytes);
+        for (sum, more) in tally.messages.iter_mut().zip(counted.messages) {
+            *sum += more;
+        }
+        (tally.message_size).add(&counted.message_sizes, counted.message_bytes);
+    }
+
     pub(super) fn message(&mut self, message: &Message) {
+        if message.tallied {
+            return;
+        }
         let tally = &mut self.directions[message.direction];
         tally.messages[message_index(message)] += 1;
         tally.message_size.observe(message.len as f64);

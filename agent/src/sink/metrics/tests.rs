@@ -73,6 +73,7 @@ fn frame(direction: Direction, opcode: Opcode, len: u64) -> Frame {
         payload: None,
         close: None,
         rtt: None,
+        tallied: false,
     }
 }
 
@@ -149,6 +150,7 @@ fn populate(metrics: &Metrics) {
                 frames: 1,
                 compressed: true,
                 inflated_len: None,
+                tallied: false,
             }),
         ));
         let mut pong = frame(ServerToClient, Opcode::Pong, 0);

@@ -3,6 +3,11 @@
 //! The program stamps records with `CLOCK_MONOTONIC`, the only clock that all supported kernels let
 //! it read. The distance to the time of day is measured at the start and again every few seconds.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering::Relaxed},
+};
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::proto::time::Timestamp;
@@ -15,29 +20,54 @@ const STEP: i128 = 500_000_000;
 /// limit, so that times do not jump.
 const SLEW: i128 = 2000;
 
-/// Converts monotonic times.
+/// Converts monotonic times, and measures.
 #[derive(Debug)]
 pub struct Clock {
-    /// Nanoseconds from the monotonic clock's zero to that of the Unix epoch.
-    offset: i128,
+    face: ClockFace,
     measured: u64,
+}
+
+/// Converts monotonic times as its [`Clock`] does.
+#[derive(Clone, Debug)]
+pub struct ClockFace {
+    /// Nanoseconds from the monotonic clock's zero to that of the Unix epoch.
+    offset: Arc<AtomicI64>,
+}
+
+impl ClockFace {
+    /// The time of day at a monotonic time in nanoseconds.
+    #[must_use]
+    pub fn timestamp(&self, monotonic: u64) -> Timestamp {
+        let nanos = i128::from(monotonic).saturating_add(self.offset.load(Relaxed).into());
+        Timestamp(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
 }
 
 impl Clock {
     /// A clock, measured now.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(distance(), monotonic())
+    }
+
+    fn with(offset: i128, measured: u64) -> Self {
+        let offset = Arc::new(AtomicI64::new(clamped(offset)));
         Self {
-            offset: distance(),
-            measured: monotonic(),
+            face: ClockFace { offset },
+            measured,
         }
+    }
+
+    /// Another one that converts as this does, now and later.
+    #[must_use]
+    pub fn face(&self) -> ClockFace {
+        self.face.clone()
     }
 
     /// The time of day at a monotonic time in nanoseconds.
     #[must_use]
     pub fn timestamp(&self, monotonic: u64) -> Timestamp {
-        let nanos = i128::from(monotonic).saturating_add(self.offset);
-        Timestamp(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+        self.face.timestamp(monotonic)
     }
 
     /// The time of day now. Measures again where it is time to.
@@ -52,13 +82,15 @@ impl Clock {
     }
 
     fn follow(&mut self, distance: i128, elapsed: u64) {
-        let change = distance - self.offset;
-        self.offset += if change.abs() > STEP {
+        let offset = i128::from(self.face.offset.load(Relaxed));
+        let change = distance - offset;
+        let change = if change.abs() > STEP {
             change
         } else {
             let limit = i128::from(elapsed) / SLEW;
             change.clamp(-limit, limit)
         };
+        self.face.offset.store(clamped(offset + change), Relaxed);
     }
 }
 
@@ -72,6 +104,10 @@ impl Default for Clock {
 #[must_use]
 pub fn monotonic() -> u64 {
     u64::try_from(nanos(ClockId::CLOCK_MONOTONIC)).unwrap_or_default()
+}
+
+fn clamped(offset: i128) -> i64 {
+    i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
 /// The better of a few measurements: the one that was interrupted least.
@@ -112,24 +148,20 @@ mod tests {
 
     #[test]
     fn follows_drift_slowly_and_a_set_clock_at_once() {
-        let mut clock = Clock {
-            offset: 1_000_000_000,
-            measured: 0,
-        };
+        let mut clock = Clock::with(1_000_000_000, 0);
+        let face = clock.face();
+        let offset = || face.offset.load(Relaxed);
         clock.follow(1_010_000_000, INTERVAL);
-        assert_eq!(clock.offset, 1_002_500_000);
+        assert_eq!(offset(), 1_002_500_000);
         clock.follow(1_002_400_000, INTERVAL);
-        assert_eq!(clock.offset, 1_002_400_000);
+        assert_eq!(offset(), 1_002_400_000);
         clock.follow(9_000_000_000, INTERVAL);
-        assert_eq!(clock.offset, 9_000_000_000);
+        assert_eq!(offset(), 9_000_000_000);
     }
 
     #[test]
     fn times_before_the_epoch_are_the_epoch() {
-        let clock = Clock {
-            offset: -50,
-            measured: 0,
-        };
+        let clock = Clock::with(-50, 0);
         assert_eq!(clock.timestamp(20), Timestamp(0));
         assert_eq!(clock.timestamp(70), Timestamp(20));
     }

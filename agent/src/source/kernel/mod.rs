@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod program;
 pub mod reader;
 pub mod requirements;
+pub mod tallies;
 
 use std::io;
 
@@ -93,6 +94,14 @@ pub enum KernelError {
         /// Why.
         cause: MapError,
     },
+    /// A map could not be mapped into memory.
+    #[error("mapping the eBPF map {name} into memory: {cause}")]
+    MapMemory {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        cause: io::Error,
+    },
     /// TCX was asked for, and the kernel has none.
     #[error(
         "attaching with TCX: {0}; it needs Linux 6.6: leave out `--attach tcx` to use what there is"
@@ -139,13 +148,15 @@ pub fn open(
         counters,
         flows,
         verdicts,
+        cursors,
+        pairs,
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
     let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
     Ok((
         attacher,
-        Reader::new(ring, flows, verdicts),
+        Reader::new(ring, flows, verdicts, cursors, pairs),
         Counters::new(counters),
     ))
 }

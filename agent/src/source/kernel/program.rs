@@ -2,14 +2,14 @@
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, Queue, RingBuf},
     programs::{ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use wstap_common::{
-    flow::{FlowKey, FlowState, Verdict},
+    flow::{Cursor, CursorKey, FlowKey, Followed, Verdict},
     globals,
 };
 
@@ -18,8 +18,9 @@ use super::{
     attach::{HEARTBEAT_TIMEOUT, Method},
     interfaces::Framing,
     requirements::{self, CGROUP_ACCOUNTING, Privileges},
+    tallies::Pairs,
 };
-use crate::config::CaptureConfig;
+use crate::config::{CaptureConfig, CopyMode};
 
 /// The object as built by `build.rs`; empty where it was not.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wstap-ebpf"));
@@ -38,9 +39,12 @@ const LOG_MAP: &str = "AYA_LOGS";
 const SMALLEST_RING: u32 = 64 << 10;
 
 /// [`FLOWS_MAP`](globals::FLOWS_MAP), as the agent sees it.
-pub(super) type Flows = HashMap<MapData, FlowKey, FlowState>;
+pub(super) type Flows = HashMap<MapData, FlowKey, Followed>;
 /// [`VERDICTS_MAP`](globals::VERDICTS_MAP), as the agent sees it.
 pub(super) type Verdicts = HashMap<MapData, FlowKey, Verdict>;
+
+/// [`CURSORS_MAP`](globals::CURSORS_MAP), as the agent sees it.
+pub(super) type Cursors = HashMap<MapData, CursorKey, Cursor>;
 
 /// A loaded object, taken apart.
 pub(super) struct Loaded {
@@ -50,6 +54,8 @@ pub(super) struct Loaded {
     pub counters: PerCpuArray<MapData, u64>,
     pub flows: Flows,
     pub verdicts: Verdicts,
+    pub cursors: Cursors,
+    pub pairs: Pairs,
     pub heartbeat: Array<MapData, u64>,
     /// The program's log, where it is on.
     pub log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -73,6 +79,7 @@ pub(super) fn load(
 ) -> Result<Loaded, KernelError> {
     let mut ebpf = prepare(config, wake, method, VerifierLogLevel::default())?;
 
+    install_body(&mut ebpf)?;
     // Every network namespace has a loopback interface, which is Ethernet to us.
     verify(&mut ebpf, Framing::Ethernet)?;
     let log = if config.kernel_log != LevelFilter::Off {
@@ -84,11 +91,18 @@ pub(super) fn load(
     };
 
     set_ports(&mut ebpf, config)?;
+    let name = globals::FREE_SLOTS_MAP;
+    let mut slots: Queue<_, u32> = take(&mut ebpf, name)?;
+    for slot in 1..globals::SLOTS {
+        slots.push(slot, 0).map_err(in_map(name))?;
+    }
     Ok(Loaded {
         ring: take(&mut ebpf, globals::RECORDS_MAP)?,
         counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
         flows: take(&mut ebpf, globals::FLOWS_MAP)?,
         verdicts: take(&mut ebpf, globals::VERDICTS_MAP)?,
+        cursors: take(&mut ebpf, globals::CURSORS_MAP)?,
+        pairs: Pairs::new(&mut ebpf)?,
         heartbeat: take(&mut ebpf, globals::HEARTBEAT_MAP)?,
         ebpf,
         log,
@@ -128,6 +142,15 @@ pub fn prepare(
         Wake::Batch => config.ring_buffer / WAKEUP_SHARE,
     };
     let log_level = log_level(config.kernel_log);
+    let walks = u32::from(config.copy == CopyMode::Headers);
+    let each_frame = u32::from(wake == Wake::Each);
+    let flows = config.max_connections.saturating_add(SPARE_FLOWS);
+    // The first pair is none.
+    let pairs = if walks == 0 {
+        1
+    } else {
+        flows.saturating_add(1)
+    };
 
     let mut loader = EbpfLoader::new();
     loader
@@ -136,12 +159,13 @@ pub fn prepare(
         .override_global(globals::PORT_FILTER, &port_filter, true)
         .override_global(globals::HEARTBEAT_TIMEOUT, &heartbeat_timeout, true)
         .override_global(globals::WAKEUP_BYTES, &wakeup_bytes, true)
+        .override_global(globals::WALKS, &walks, true)
+        .override_global(globals::EACH_FRAME, &each_frame, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(globals::RECORDS_MAP, config.ring_buffer)
-        .map_max_entries(
-            globals::FLOWS_MAP,
-            config.max_connections.saturating_add(SPARE_FLOWS),
-        )
+        .map_max_entries(globals::FLOWS_MAP, flows)
+        .map_max_entries(globals::TALLIES_MAP, pairs.saturating_mul(2))
+        .map_max_entries(globals::FREE_TALLIES_MAP, pairs)
         .map_max_entries(globals::CANDIDATES_MAP, config.max_candidates);
     if log_level == 0 {
         loader.map_max_entries(LOG_MAP, SMALLEST_RING);
@@ -153,16 +177,35 @@ pub fn prepare(
 /// milliseconds, so those that may never be needed wait until they are. The maps must still be open.
 pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
     for name in globals::PROGRAMS[framing as usize] {
-        let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
-        match program.load() {
-            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-            Err(error) => return Err(program_error(name, error)),
-        }
+        verified(ebpf, name)?;
     }
     Ok(())
+}
+
+fn verified<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, KernelError> {
+    let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let program: &mut SchedClassifier = program
+        .try_into()
+        .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(program_error(name, error)),
+    }
+}
+
+/// Puts the program in its place that all others go on with. It stays there as long as the map is
+/// open, which the object holds.
+fn install_body(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let program = verified(ebpf, globals::BODY)?;
+    let body = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let body = body.map_err(|error| program_error(globals::BODY, error))?;
+    let name = globals::BODY_MAP;
+    let map = ebpf.map_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let mut bodies = ProgramArray::try_from(map).map_err(in_map(name))?;
+    bodies.set(0, &body, 0).map_err(in_map(name))
 }
 
 /// Whether the kernel runs the programs compiled; `None` where it does not say.
@@ -190,7 +233,7 @@ pub(super) fn in_map(name: &'static str) -> impl FnOnce(MapError) -> KernelError
     move |cause| KernelError::Map { name, cause }
 }
 
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
+pub(super) fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
 where
     T: TryFrom<Map, Error = MapError>,
 {
@@ -287,6 +330,7 @@ mod tests {
             ring_buffer: 1 << 20,
             attach: AttachMode::Auto,
             snap_length: 65536,
+            copy: CopyMode::Headers,
             max_connections: 16,
             max_candidates: 16,
             kernel_log: LevelFilter::Off,

@@ -1,6 +1,7 @@
 //! From the ring buffer to segments, and verdicts back to the kernel program.
 
 use std::{
+    collections::HashSet,
     os::{fd::AsFd as _, unix::net::UnixStream},
     time::Duration,
 };
@@ -11,32 +12,52 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use wstap_common::{
-    flow::{FlowKey, Verdict},
-    record::{DecodeError, RecordHeader},
+    flow::{self, CursorKey, FlowKey, Followed, Verdict},
+    record::{
+        DecodeError, RECORD_ARMING, RECORD_LOST, RECORD_WALK, RecordHeader, Walk as WalkRecord,
+    },
+    tally::element,
 };
 
 use super::{
     clock::{Clock, monotonic},
-    program::{Flows, Verdicts},
+    program::{Cursors, Flows, Verdicts},
+    tallies::{Pairs, Tallies},
 };
 use crate::proto::{
+    frame::Opcode,
     observer::{self, Decision},
     segment::{Segment, TcpFlags, Window},
     seq::SeqNumber,
     time::Timestamp,
+    walk::{self, Entry, MessageState, Place, Sample, Walk},
 };
 
 /// Entries that [`Reader::sweep`] looks at in one go.
 const SWEEP_STEP: usize = 4096;
+
+/// Of TCP.
+const FIN: u8 = 0x01;
+const RST: u8 = 0x04;
 
 /// Reads records and answers with verdicts.
 pub struct Reader {
     ring: RingBuf<MapData>,
     flows: Flows,
     verdicts: Verdicts,
+    cursors: Cursors,
+    pairs: Pairs,
     clock: Clock,
     undecodable: u64,
     cut: u64,
+}
+
+/// What a record says.
+pub enum Record<'a> {
+    /// A segment, or a piece of one.
+    Sample(&'a Segment<'a>, Sample),
+    /// What the program has found in a segment.
+    Walk(&'a Walk<'a>, &'a mut dyn Iterator<Item = Entry<'a>>),
 }
 
 /// What woke the reader.
@@ -49,15 +70,29 @@ pub enum Woken {
 }
 
 impl Reader {
-    pub(super) fn new(ring: RingBuf<MapData>, flows: Flows, verdicts: Verdicts) -> Self {
+    pub(super) fn new(
+        ring: RingBuf<MapData>,
+        flows: Flows,
+        verdicts: Verdicts,
+        cursors: Cursors,
+        pairs: Pairs,
+    ) -> Self {
         Self {
             ring,
             flows,
             verdicts,
+            cursors,
+            pairs,
             clock: Clock::new(),
             undecodable: 0,
             cut: 0,
         }
+    }
+
+    /// The tallies of the flows that are followed.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        self.pairs.tallies(self.clock.face())
     }
 
     /// Waits for records, at most for `timeout`.
@@ -81,8 +116,10 @@ impl Reader {
         })
     }
 
-    /// Hands over the segments that are there, at most `limit`, each with no copy made; how many.
-    pub fn drain(&mut self, limit: usize, mut segment: impl FnMut(&Segment<'_>)) -> usize {
+    /// Hands over what the records say that are there, at most `limit`, each with no copy made; how
+    /// many.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record<'_>)) -> usize {
+        self.pairs.fill();
         let mut records = 0;
         while records < limit {
             let Some(record) = self.ring.next() else {
@@ -90,11 +127,17 @@ impl Reader {
             };
             records += 1;
             match RecordHeader::decode(&record) {
+                Ok((header, body)) if matches!(header.kind, RECORD_WALK | RECORD_LOST) => {
+                    match WalkRecord::decode(body) {
+                        Ok(walk) => with_walk(&header, &walk, &self.clock, &mut take),
+                        Err(error) => undecodable(&mut self.undecodable, error),
+                    }
+                }
                 Ok((header, captured)) => {
                     self.cut = self
                         .cut
                         .saturating_add((header.captured < header.len).into());
-                    with_segment(&header, captured, &self.clock, &mut segment);
+                    with_segment(&header, captured, &self.clock, &mut take);
                 }
                 Err(error) => undecodable(&mut self.undecodable, error),
             }
@@ -148,6 +191,57 @@ impl Reader {
         // follows whatever switches protocols, so that what is ignored may be among the followed.
         if matches!(decision, None | Some(Verdict::IGNORE)) {
             self.forget(&key, |flow| flow.epoch == verdict.epoch);
+            // The program may have removed it by itself, for the next connection of the same key.
+            if !self.is_followed(&key, verdict.epoch) {
+                self.pairs.release(verdict.tally, verdict.epoch);
+            }
+        }
+    }
+
+    /// Tells the program where a direction goes on whose place it has lost.
+    pub fn place(&mut self, cursor: &walk::Cursor) {
+        let ends = cursor.flow.ends;
+        let (source, destination) = (ends[cursor.side & 1], ends[1 - (cursor.side & 1)]);
+        let scope = cursor.flow.scope;
+        let (flow, sender) = FlowKey::from_socket_addrs(source, destination, scope);
+        let key = CursorKey {
+            flow,
+            sender: sender as u32,
+        };
+        let (state, message_len, message_frames) = match cursor.place.message {
+            MessageState::Between => (0, 0, 0),
+            MessageState::Unknown => (flow::state::UNKNOWN, 0, 0),
+            MessageState::Within {
+                opcode,
+                compressed,
+                frames,
+                len,
+            } => {
+                let compressed = if compressed {
+                    flow::state::COMPRESSED
+                } else {
+                    0
+                };
+                (opcode.bits() | compressed, len, frames)
+            }
+        };
+        let closed = if cursor.place.closed {
+            flow::state::CLOSED
+        } else {
+            0
+        };
+        let value = flow::Cursor {
+            epoch: cursor.epoch,
+            next: cursor.next.0,
+            message_len,
+            message_frames,
+            frames: cursor.place.index,
+            version: cursor.version,
+            state: u32::from(state | closed),
+        };
+        // An LRU map makes room for itself.
+        if let Err(error) = self.cursors.insert(key, value, 0) {
+            log::warn!("telling the kernel program of a place: {error}");
         }
     }
 
@@ -160,14 +254,15 @@ impl Reader {
             return 0;
         };
         // Collected first: removing an element while its successor is asked for begins anew.
-        let silent: Vec<_> = self
-            .flows
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, flow)| flow.last_seen < limit)
-            .map(|(key, _)| key)
-            .take(SWEEP_STEP)
-            .collect();
+        let mut silent = Vec::new();
+        let mut owned = HashSet::new();
+        for (key, flow) in self.flows.iter().filter_map(Result::ok) {
+            owned.insert(flow.tally);
+            if flow.last_seen < limit && silent.len() < SWEEP_STEP {
+                silent.push(key);
+            }
+        }
+        self.pairs.sweep(&owned);
         let mut removed = 0;
         for key in silent {
             removed += usize::from(self.forget(&key, |flow| flow.last_seen < limit));
@@ -178,15 +273,18 @@ impl Reader {
     /// Removes a followed flow if it is the one that is meant; the key may be another's by now. If it
     /// becomes another's this very moment, that one is removed, and followed again as soon as it
     /// speaks.
-    fn forget(
-        &mut self,
-        key: &FlowKey,
-        is_meant: impl FnOnce(&wstap_common::flow::FlowState) -> bool,
-    ) -> bool {
+    fn forget(&mut self, key: &FlowKey, is_meant: impl FnOnce(&Followed) -> bool) -> bool {
         match self.flows.get(key, 0) {
-            Ok(flow) if is_meant(&flow) => self.flows.remove(key).is_ok(),
+            Ok(flow) if is_meant(&flow) && self.flows.remove(key).is_ok() => {
+                self.pairs.release(element(flow.tally, 0), flow.epoch);
+                true
+            }
             _ => false,
         }
+    }
+
+    fn is_followed(&self, key: &FlowKey, epoch: u32) -> bool {
+        self.flows.get(key, 0).is_ok_and(|flow| flow.epoch == epoch)
     }
 }
 
@@ -195,14 +293,98 @@ pub fn with_segment(
     header: &RecordHeader,
     captured: &[u8],
     clock: &Clock,
-    segment: &mut impl FnMut(&Segment<'_>),
+    take: &mut impl FnMut(Record<'_>),
 ) {
-    let flags = TcpFlags(header.flags);
+    let mut segment = bare(header, clock);
+    let mut captured = captured;
+    let mut sample = Sample {
+        tally: tally_of(header),
+        boundary: None,
+    };
+    if header.kind == RECORD_ARMING {
+        let syn = u32::from(segment.flags.syn());
+        let before = (header.boundary).wrapping_sub(header.seq.wrapping_add(syn));
+        if before.cast_signed() <= 0 && segment.len > 0 {
+            // A further piece of the segment.
+            return;
+        }
+        if before < segment.len {
+            segment.len = before;
+            captured = captured.get(..before as usize).unwrap_or(captured);
+            // What ends behind the boundary ends in a walk.
+            segment.flags = TcpFlags(segment.flags.0 & !(FIN | RST));
+        }
+        sample.boundary = Some(SeqNumber(header.boundary));
+    }
     let window = [Window {
         offset: 0,
         bytes: captured,
     }];
-    segment(&Segment {
+    segment.windows = if captured.is_empty() { &[] } else { &window };
+    take(Record::Sample(&segment, sample));
+}
+
+/// Hands over what the program has found in a segment.
+fn with_walk(
+    header: &RecordHeader,
+    record: &WalkRecord<'_>,
+    clock: &Clock,
+    take: &mut impl FnMut(Record<'_>),
+) {
+    let of = &record.header;
+    let [state, ..] = of.state.to_le_bytes();
+    let walk = Walk {
+        segment: bare(header, clock),
+        tally: tally_of(header),
+        quiet_since: clock.timestamp(of.quiet_since),
+        from: SeqNumber(of.from),
+        high: SeqNumber(of.high),
+        number: of.number,
+        place: place(of.frames, state, of.message_len, of.message_frames),
+        lost: (header.kind == RECORD_LOST).then_some(of.state >> 16),
+    };
+    let mut entries = record.entries().map(|(entry, bytes)| Entry {
+        seq: SeqNumber(entry.seq),
+        place: place(
+            entry.index,
+            entry.state,
+            entry.message_len,
+            entry.message_frames,
+        ),
+        continues: entry.continues != 0,
+        bytes,
+    });
+    take(Record::Walk(&walk, &mut entries));
+}
+
+/// The number of the sender's tally.
+fn tally_of(header: &RecordHeader) -> u32 {
+    let (_, sender) = FlowKey::from_socket_addrs(header.source(), header.destination(), 0);
+    element(header.tally, sender as u32)
+}
+
+fn place(index: u32, state: u8, message_len: u64, message_frames: u32) -> Place {
+    let message = match state & flow::state::OPCODE {
+        0 if state & flow::state::UNKNOWN != 0 => MessageState::Unknown,
+        0 => MessageState::Between,
+        opcode => MessageState::Within {
+            opcode: Opcode::from_bits(opcode),
+            compressed: state & flow::state::COMPRESSED != 0,
+            frames: message_frames,
+            len: message_len,
+        },
+    };
+    Place {
+        index,
+        message,
+        closed: state & flow::state::CLOSED != 0,
+    }
+}
+
+/// The segment of a record without its bytes.
+fn bare(header: &RecordHeader, clock: &Clock) -> Segment<'static> {
+    let flags = TcpFlags(header.flags);
+    Segment {
         ts: clock.timestamp(header.time),
         source: header.source(),
         destination: header.destination(),
@@ -211,11 +393,11 @@ pub fn with_segment(
         flags,
         window: header.window,
         len: header.len,
-        windows: if captured.is_empty() { &[] } else { &window },
+        windows: &[],
         interface: Some(header.ifindex),
         scope: header.scope,
         epoch: header.epoch,
-    });
+    }
 }
 
 fn undecodable(count: &mut u64, error: DecodeError) {
@@ -235,8 +417,8 @@ mod tests {
             time: 5,
             ifindex: 3,
             epoch: 9,
-            source: wstap_common::flow::mapped("192.0.2.1".parse().unwrap()),
-            destination: wstap_common::flow::mapped("2001:db8::1".parse().unwrap()),
+            source: flow::mapped("192.0.2.1".parse().unwrap()),
+            destination: flow::mapped("2001:db8::1".parse().unwrap()),
             source_port: 1234,
             destination_port: 80,
             seq: 7,
@@ -248,11 +430,16 @@ mod tests {
             egress: 1,
             kind: 1,
             scope: 0,
+            tally: 0,
+            boundary: 0,
         };
         let clock = Clock::new();
         let mut seen = 0;
-        with_segment(&header, b"abc", &clock, &mut |segment: &Segment<'_>| {
+        with_segment(&header, b"abc", &clock, &mut |record: Record<'_>| {
             seen += 1;
+            let Record::Sample(segment, _) = record else {
+                return;
+            };
             assert_eq!(segment.source, "192.0.2.1:1234".parse().unwrap());
             assert_eq!(segment.destination, "[2001:db8::1]:80".parse().unwrap());
             assert_eq!(segment.ack, Some(SeqNumber(11)));
@@ -265,8 +452,11 @@ mod tests {
             captured: 0,
             ..header
         };
-        with_segment(&bare, b"", &clock, &mut |segment: &Segment<'_>| {
+        with_segment(&bare, b"", &clock, &mut |record: Record<'_>| {
             seen += 1;
+            let Record::Sample(segment, _) = record else {
+                return;
+            };
             assert_eq!(segment.ack, None);
             assert!(segment.windows.is_empty());
         });

@@ -122,6 +122,10 @@ wstap_resyncs_total counter
 wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
 wstap_kernel_packets_total counter verdict
+wstap_kernel_places_lost_total counter
+wstap_kernel_places_found_total counter
+wstap_kernel_early_segments_total counter
+wstap_records_missed_total counter
 wstap_unreadable_connections_total counter reason
 ";
 

@@ -1,0 +1,738 @@
+//! The walk: from header to header through what a segment brings of a direction.
+//!
+//! A walk is a function of a snapshot (the direction's [`Place`] and what belongs to it) and of the
+//! segment's bytes; nothing that others see changes until it is committed, and it is committed only
+//! if the place is still the same. All that it needs lies in [`Walk`], one for each CPU.
+//!
+//! The functions that are not inlined have names outside, so that the verifier walks each once, by
+//! itself: the loop over the headers of a window in one, the loop over the windows in the other.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_probe_read_kernel, bpf_ringbuf_output, bpf_skb_load_bytes},
+};
+use wstap_common::{
+    counter::Counter,
+    flow::{Place, Walked, mode, state},
+    record::{ENTRY_LEN, HEADER_LEN, RecordHeader, WALK_HEADER_LEN, WalkHeader},
+    tally::{
+        BYTE_KINDS, FRAME_KINDS, LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, MESSAGE_KINDS, SIZES, Tally,
+    },
+};
+
+use wstap_ebpf::bound::{load_u16, load_u64, opaque, store_u64};
+
+use crate::{
+    maps::{ENTRIES, RECORDS, SLOTS, WALK, count},
+    sample::wakeup,
+};
+
+/// Room before the segment's bytes in a window: the bytes of a header that the last segment cut off.
+const CARRY: u64 = 16;
+/// Bytes of the segment in the first window. It holds any header and any control payload whole.
+const FIRST: u64 = 192;
+/// Bytes of the segment in a window behind a frame that was larger than the last window: a header.
+const GLANCE: u64 = 32;
+/// Bytes of the segment in a window.
+pub const WINDOW: u64 = 1024;
+/// Room behind them: what is read beyond the bytes that are there means nothing, and is not used.
+const SLACK: u64 = 160;
+/// Bytes of a control frame that are copied with its header.
+const CONTROL_PAYLOAD: u64 = 125;
+/// Bytes that are written for a data frame behind its [`ENTRY_LEN`]: the largest header.
+const DATA_COPY: u64 = 16;
+/// Bytes that are written for a control frame.
+const CONTROL_COPY: u64 = 144;
+/// In [`Walked::rest`], in [`mode::CONTROL`]: payload that is still to be copied; and above it what
+/// comes behind that before the next header.
+const PENDING: u64 = 0xff;
+/// See [`PENDING`].
+const PENDING_BITS: u32 = 8;
+/// Headers in one go of the inner loop.
+const HEADERS: u32 = 128;
+/// Goes of the inner loop: 64 KiB of the smallest frames, and more.
+const STEPS: u32 = 640;
+
+/// Where entries begin in [`ENTRIES`].
+pub const ENTRIES_AT: u64 = (HEADER_LEN + WALK_HEADER_LEN) as u64;
+/// Bytes of [`ENTRIES`]: what a CPU may have in one value.
+pub const ENTRIES_LEN: usize = 32 << 10;
+/// Up to where an entry may begin.
+const ENTRIES_END: u64 = ENTRIES_LEN as u64 - ENTRY_LEN as u64 - CONTROL_COPY;
+
+/// Bytes of a segment that a slot holds.
+pub const SLOT_BYTES: u32 = 64 << 10;
+
+/// In [`Walk::flags`]: the frames of this direction are masked.
+pub const MASKED: u32 = 1;
+/// In [`Walk::flags`]: RSV1 may begin a compressed message.
+pub const DEFLATE: u32 = 2;
+/// In [`Walk::flags`]: every frame becomes an entry.
+pub const DETAIL: u32 = 4;
+/// In [`Walk::flags`]: the agent should look at once.
+pub const URGENT: u32 = 8;
+
+/// How a go of the inner loop ended.
+mod status {
+    /// Behind as many headers as one go takes.
+    pub const MORE: u32 = 0;
+    /// A header, or a control frame, is cut off by the end of the window.
+    pub const CUT: u32 = 1;
+    /// No room for a further entry.
+    pub const FULL: u32 = 2;
+}
+
+/// What a walk adds to the tally.
+#[repr(C)]
+pub struct Delta {
+    pub bytes: [u64; BYTE_KINDS],
+    pub message_bytes: u64,
+    pub last_size: u64,
+    pub last_message_size: u64,
+    pub frames: [u32; FRAME_KINDS + 1],
+    pub messages: [u32; MESSAGE_KINDS],
+    pub frame_sizes: [u32; SIZES + 4],
+    pub message_sizes: [u32; SIZES + 4],
+    /// Messages in one frame, which are counted here alone: by index of messages, and by the size
+    /// of their frame.
+    pub simple_bytes: [u64; MESSAGE_KINDS],
+    pub simple_messages: [u32; MESSAGE_KINDS],
+    pub simple_sizes: [u32; SIZES + 4],
+    pub last: u32,
+    /// There is something at all.
+    pub any: u32,
+}
+
+/// A walk under way.
+#[repr(C)]
+pub struct Walk {
+    /// In: where the payload is in the packet.
+    pub payload: u32,
+    /// In: its length.
+    pub len: u32,
+    /// In: sequence number of its first byte.
+    pub seq: u32,
+    /// In: the slot it is in, 0 for the packet.
+    pub slot: u32,
+    /// In: the slot that names it.
+    pub previous: u32,
+    /// In: [`MASKED`], [`DEFLATE`], [`DETAIL`].
+    pub flags: u32,
+    /// In and out: [`state`].
+    pub state: u32,
+    /// In and out: bytes in [`Self::carry`].
+    pub carried: u32,
+    /// In and out: [`mode`].
+    pub mode: u32,
+    /// In and out: as in [`Walked`].
+    pub rest: u64,
+    pub message_len: u64,
+    pub carry: [u64; 2],
+    pub frames: u32,
+    pub message_frames: u32,
+    /// In and out: position in the payload of the next byte that is needed; may be behind its end.
+    pub offset: u64,
+    /// Out: bytes of [`ENTRIES`] that are used.
+    pub used: u64,
+
+    /// Where in the window the next header is, and where the bytes end that are there.
+    at: u64,
+    filled: u64,
+    status: u32,
+    /// Bytes of the segment in the next window.
+    size: u32,
+    /// The window reaches to the segment's end.
+    is_last: u32,
+    pub delta: Delta,
+    window: [u8; (CARRY + WINDOW + SLACK) as usize],
+}
+
+/// 1 if `len` is larger than `bound`, else 0; without a branch, of which the verifier would follow
+/// both sides for each header. Both are less than 2^63.
+#[inline(always)]
+fn exceeds(len: u64, bound: u64) -> u64 {
+    opaque(bound.wrapping_sub(len)) >> 63
+}
+
+/// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
+#[inline(always)]
+pub fn size_class(len: u64) -> u64 {
+    exceeds(len, 16)
+        + exceeds(len, 64)
+        + exceeds(len, 256)
+        + exceeds(len, 1 << 10)
+        + exceeds(len, 4 << 10)
+        + exceeds(len, 16 << 10)
+        + exceeds(len, 64 << 10)
+        + exceeds(len, 256 << 10)
+        + exceeds(len, 1 << 20)
+        + exceeds(len, 4 << 20)
+        + exceeds(len, 16 << 20)
+}
+
+/// Walks the segment that `WALK` describes; 0 if it came to its end.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_segment(skb: *mut __sk_buff) -> u64 {
+    u64::from(!windows(skb))
+}
+
+#[inline(always)]
+fn windows(skb: *mut __sk_buff) -> bool {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &mut *walk };
+    if walk.mode == u32::from(mode::CONTROL) {
+        if !control_payload(skb, walk) {
+            return false;
+        }
+        if walk.rest & PENDING != 0 {
+            return true;
+        }
+        walk.offset = walk.offset.wrapping_add(walk.rest >> PENDING_BITS);
+        walk.rest = 0;
+        walk.mode = mode::NEAR.into();
+    }
+    walk.size = FIRST as u32;
+    for _ in 0..STEPS {
+        if walk.offset >= u64::from(walk.len) {
+            return true;
+        }
+        if load_window(skb) != 0 {
+            return false;
+        }
+        walk_window();
+        if walk.status == status::FULL {
+            emit_entries();
+        }
+    }
+    false
+}
+
+/// Loads the next window; 0 if it could.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn load_window(skb: *mut __sk_buff) -> u64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: as in `windows`.
+    let walk = unsafe { &mut *walk };
+    let left = u64::from(walk.len).saturating_sub(walk.offset);
+    let size = u64::from(walk.size);
+    let wanted = if left < size { left } else { size };
+    let carried = opaque(u64::from(walk.carried));
+    if carried > 14 {
+        return 1;
+    }
+    // Before the bytes are loaded, since it writes beyond where they begin.
+    let begin = CARRY - carried;
+    // SAFETY: `begin` is at most `CARRY`, and there is room for more than 16 bytes behind.
+    unsafe {
+        let to = walk.window.as_mut_ptr().add(begin as usize);
+        store_u64(to, walk.carry[0]);
+        store_u64(to.add(8), walk.carry[1]);
+    }
+    walk.at = begin;
+    walk.filled = CARRY + wanted;
+    walk.is_last = u32::from(wanted == left);
+    walk.carried = 0;
+    let wanted = opaque(wanted);
+    if wanted == 0 || wanted > WINDOW {
+        return 1;
+    }
+    // SAFETY: the window has room for `WINDOW` bytes behind `CARRY`.
+    let to = unsafe { walk.window.as_mut_ptr().add(CARRY as usize) };
+    u64::from(!read(skb, walk, walk.offset, to, wanted))
+}
+
+/// Sends off what is in [`ENTRIES`], and begins anew behind it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn emit_entries() -> u64 {
+    if let Some(walk) = WALK.get_ptr_mut(0) {
+        // SAFETY: as in `windows`.
+        emit(unsafe { &mut *walk });
+    }
+    0
+}
+
+/// Copies the payload of a control frame that went on in this segment.
+#[inline(always)]
+fn control_payload(skb: *mut __sk_buff, walk: &mut Walk) -> bool {
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return false;
+    };
+    let offset = walk.offset;
+    let len = u64::from(walk.len);
+    if offset >= len {
+        return true;
+    }
+    let left = len - offset;
+    let pending = walk.rest & PENDING;
+    let part = opaque(if left < pending { left } else { pending });
+    if part == 0 || part > CONTROL_PAYLOAD {
+        return false;
+    }
+    let seq = walk.seq.wrapping_add(offset as u32);
+    // SAFETY: nothing is in the buffer yet, and it has room for more than one entry.
+    let to = unsafe {
+        let to = entries.cast::<u8>().add(ENTRIES_AT as usize);
+        store_u64(to, walk.message_len);
+        store_u64(to.add(8), u64::from(seq) | u64::from(walk.frames) << 32);
+        store_u64(
+            to.add(16),
+            u64::from(walk.message_frames) | u64::from(walk.state) << 32 | 1 << 40 | part << 48,
+        );
+        to.add(ENTRY_LEN)
+    };
+    if !read(skb, walk, offset, to, part) {
+        return false;
+    }
+    walk.used = ENTRIES_AT + ENTRY_LEN as u64 + ((part + 7) & !7);
+    walk.offset = offset + part;
+    walk.rest -= part;
+    true
+}
+
+/// Reads bytes of the segment to where there is room for them.
+#[inline(always)]
+fn read(skb: *mut __sk_buff, walk: &Walk, offset: u64, to: *mut u8, len: u64) -> bool {
+    if walk.slot == 0 {
+        let from = walk.payload.wrapping_add(offset as u32);
+        // SAFETY: the caller says that there is room.
+        return unsafe { bpf_skb_load_bytes(skb.cast(), from, to.cast(), len as u32) } == 0;
+    }
+    let Some(slot) = SLOTS.get_ptr_mut(walk.slot) else {
+        return false;
+    };
+    let offset = opaque(offset);
+    if offset >= u64::from(SLOT_BYTES) {
+        return false;
+    }
+    // SAFETY: `offset` is within the slot's bytes, behind which there is room for a window; where
+    // the bytes go, the caller says that there is room.
+    unsafe {
+        let from = (&raw const (*slot).bytes).cast::<u8>().add(offset as usize);
+        bpf_probe_read_kernel(to.cast(), len as u32, from.cast()) == 0
+    }
+}
+
+#[inline(always)]
+fn emit(walk: &mut Walk) {
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return;
+    };
+    let used = opaque(walk.used);
+    if used < ENTRIES_AT || used > ENTRIES_LEN as u64 {
+        return;
+    }
+    // SAFETY: the headers are at the buffer's beginning.
+    unsafe {
+        let record = entries.cast::<RecordHeader>();
+        (*record).captured = used as u32 - HEADER_LEN as u32;
+    }
+    output(entries.cast(), used as u32, walk.flags & URGENT != 0);
+    // SAFETY: as above.
+    unsafe {
+        let header = entries
+            .cast::<u8>()
+            .add(HEADER_LEN)
+            .cast::<WalkHeader>();
+        (*header).number = (*header).number.wrapping_add(1);
+        (*header).from = walk.seq.wrapping_add(walk.offset as u32);
+        (*header).frames = walk.frames;
+        (*header).message_len = walk.message_len;
+        (*header).message_frames = walk.message_frames;
+        (*header).state = (*header).state & 0xffff_0000 | walk.state;
+    }
+    walk.used = ENTRIES_AT;
+}
+
+/// Sends off a record that lies in a map.
+#[inline(always)]
+pub fn output(record: *mut u8, len: u32, urgent: bool) {
+    // SAFETY: the verifier sees that so many bytes are there.
+    let failed = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            record.cast(),
+            len.into(),
+            wakeup(urgent),
+        )
+    };
+    if failed == 0 {
+        count(Counter::Samples, 1);
+    } else {
+        count(Counter::LostRingFull, 1);
+    }
+}
+
+/// Walks the headers of the window in `WALK`, as many as one go takes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_window() -> u64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `windows`.
+    let walk = unsafe { &mut *walk };
+    for _ in 0..HEADERS {
+        if !simple_frame(walk) && walk_frame() != 0 {
+            break;
+        }
+    }
+    let at = opaque(walk.at);
+    // Behind a frame that is larger than the window another such may come.
+    walk.size = if at > walk.filled { GLANCE as u32 } else { WINDOW as u32 };
+    walk.offset = walk.offset.wrapping_add(at).wrapping_sub(CARRY);
+    if walk.status == status::CUT && walk.is_last != 0 {
+        let carried = walk.filled.wrapping_sub(at);
+        if at <= CARRY + WINDOW && carried <= 14 {
+            // SAFETY: there is room for 16 bytes behind any byte of the segment.
+            unsafe {
+                let from = walk.window.as_ptr().add(at as usize);
+                walk.carry[0] = load_u64(from);
+                walk.carry[1] = load_u64(from.add(8));
+            }
+            walk.carried = carried as u32;
+        }
+        walk.offset = walk.len.into();
+    }
+    0
+}
+
+/// Walks one frame of the window if it is nothing but a message by the rules that needs no entry, as
+/// most are; says whether it was.
+#[inline(always)]
+fn simple_frame(walk: &mut Walk) -> bool {
+    // Nor is there a message under way, or a close frame behind; and no need of entries.
+    if walk.state | walk.flags & DETAIL != 0 {
+        return false;
+    }
+    let at = opaque(walk.at);
+    // A header of eight bytes at most is there.
+    if at > CARRY + WINDOW || at.wrapping_add(8) > walk.filled {
+        return false;
+    }
+    // SAFETY: behind any byte of the segment there is room for more.
+    let head = unsafe { load_u64(walk.window.as_ptr().add(at as usize)) };
+    let opcode = head & 0x0f;
+    let second = head >> 8 & 0xff;
+    let rsv1 = head >> 6 & 1;
+    let masked = second >> 7;
+    if (head & 0xb0) ^ 0x80 | (opcode.wrapping_sub(1) & !1) | (masked ^ u64::from(walk.flags & MASKED))
+        | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
+        != 0
+    {
+        return false;
+    }
+    let mut len = second & 0x7f;
+    let mut size = 2 + masked * 4;
+    if len > 125 {
+        len = (head >> 16 & 0xffff).swap_bytes() >> 48;
+        if second & 0x7f == 127 || len < 126 {
+            return false;
+        }
+        size += 2;
+    }
+    let class = opaque(size_class(len)) as usize & 15;
+    let message = opaque((opcode - 1) * 2 + rsv1) as usize & 3;
+    let delta = &raw mut walk.delta;
+    // SAFETY: the indices are within the arrays.
+    unsafe {
+        *(&raw mut (*delta).simple_sizes).cast::<u32>().add(class) += 1;
+        *(&raw mut (*delta).simple_messages).cast::<u32>().add(message) += 1;
+        *(&raw mut (*delta).simple_bytes).cast::<u64>().add(message) += len;
+        (*delta).last_size = len;
+        (*delta).last_message_size = len;
+        (*delta).last =
+            (opcode | u64::from(LAST_ENDS_MESSAGE) | (message as u64) << LAST_MESSAGE_SHIFT) as u32;
+        (*delta).any = 1;
+    }
+    walk.frames = walk.frames.wrapping_add(1);
+    walk.at = at + size + len;
+    true
+}
+
+/// Walks one frame of the window in `WALK`; 0 if there may be more. A function of its own, so that
+/// the verifier follows its ways once and not for each of the frames before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_frame() -> u64 {
+    let (Some(walk), Some(entries)) = (WALK.get_ptr_mut(0), ENTRIES.get_ptr_mut(0)) else {
+        return 1;
+    };
+    // SAFETY: this CPU's own slots, used by nobody else while this program runs.
+    u64::from(!frame(unsafe { &mut *walk }, entries.cast()))
+}
+
+#[inline(always)]
+fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
+    walk.status = status::MORE;
+    let at = opaque(walk.at);
+    if at >= walk.filled || at > CARRY + WINDOW {
+        return false;
+    }
+    // SAFETY: behind any byte of the segment the window has room for the largest entry.
+    let bytes = unsafe { walk.window.as_ptr().add(at as usize) };
+    // SAFETY: as above.
+    let (head, length) = unsafe {
+        (
+            load_u16(bytes),
+            load_u64(bytes.add(2)),
+        )
+    };
+    let (first, second) = (head & 0xff, head >> 8);
+    let is_masked = second >> 7;
+    let mut size = 2 + is_masked * 4;
+    let mut len = second & 0x7f;
+    // What may break a rule; the agent says whether it does.
+    let mut odd = is_masked ^ u64::from(walk.flags & MASKED);
+    if len == 126 {
+        size += 2;
+        len = u64::from((length as u16).swap_bytes());
+        odd |= exceeds(126, len);
+    } else if len == 127 {
+        size += 8;
+        len = length.swap_bytes();
+        odd |= exceeds(0x1_0000, len & (u64::MAX >> 1)) | len >> 63;
+        len &= u64::MAX >> 1;
+    }
+    let available = walk.filled - at;
+    if available < size {
+        walk.status = status::CUT;
+        return false;
+    }
+    let opcode = first & 0x0f;
+    let is_control = opcode & 8 != 0;
+    let before = u64::from(walk.state);
+    let mut state = before;
+    let mut message_len = walk.message_len;
+    let mut message_frames = walk.message_frames;
+    let mut copied = size;
+    let mut pending = 0;
+    let mut kind = opcode;
+    odd |= state & state::CLOSED as u64;
+    if is_control {
+        kind = if opcode <= 10 { opcode - 5 } else { 6 };
+        let payload = if len < CONTROL_PAYLOAD { len } else { CONTROL_PAYLOAD };
+        let held = available - size;
+        if held < payload {
+            if walk.is_last == 0 {
+                walk.status = status::CUT;
+                return false;
+            }
+            copied += held;
+            // More than sequence numbers can tell apart is no control frame that anybody reads.
+            if len < 1 << 55 {
+                pending = (payload - held) | (len - payload) << PENDING_BITS;
+            }
+        } else {
+            copied += payload;
+        }
+        if opcode == 8 {
+            state |= state::CLOSED as u64;
+        }
+    } else {
+        if opcode > 2 {
+            kind = 6;
+            odd = 1;
+        }
+        let rsv1 = first >> 6 & 1;
+        let within = state & state::OPCODE as u64;
+        odd |= first & 0x30;
+        if opcode != 0 {
+            let compressed = rsv1 & u64::from(walk.flags & DEFLATE) >> 1;
+            odd |= within | (rsv1 ^ compressed);
+            state = (state & state::CLOSED as u64) | opcode | compressed << 4;
+            message_len = len;
+            message_frames = 1;
+        } else {
+            odd |= rsv1;
+            if within == 0 {
+                odd |= !state & state::UNKNOWN as u64;
+            } else {
+                message_len = message_len.wrapping_add(len);
+                message_frames += 1;
+            }
+        }
+    }
+    if is_control || odd != 0 || walk.flags & DETAIL != 0 {
+        let to = opaque(walk.used);
+        if to > ENTRIES_END {
+            walk.status = status::FULL;
+            return false;
+        }
+        let seq = walk.base().wrapping_add(at as u32);
+        // SAFETY: up to `ENTRIES_END` there is room for the largest entry, and behind any byte of
+        // the segment the window has room for as many.
+        unsafe {
+            let to = entries.add(to as usize);
+            store_u64(to, walk.message_len);
+            store_u64(to.add(8), u64::from(seq) | u64::from(walk.frames) << 32);
+            store_u64(
+                to.add(16),
+                u64::from(walk.message_frames) | before << 32 | copied << 48,
+            );
+            let to = to.add(ENTRY_LEN);
+            store_u64(to, load_u64(bytes));
+            store_u64(to.add(8), load_u64(bytes.add(8)));
+            if copied > DATA_COPY {
+                for i in 2..(CONTROL_COPY / 8) as usize {
+                    store_u64(to.add(i * 8), load_u64(bytes.add(i * 8)));
+                }
+            }
+        }
+        walk.used = to + ENTRY_LEN as u64 + ((copied + 7) & !7);
+    }
+    let delta = &mut walk.delta;
+    let mut last = opcode;
+    if !is_control && first & 0x80 != 0 {
+        let of = state & state::OPCODE as u64;
+        if of == 1 || of == 2 {
+            let message = opaque((of - 1) * 2 + (state >> 4 & 1)) as usize & 3;
+            delta.messages[message] += 1;
+            delta.message_sizes[size_class(message_len) as usize & 15] += 1;
+            delta.message_bytes = delta.message_bytes.wrapping_add(message_len);
+            delta.last_message_size = message_len;
+            last |= u64::from(LAST_ENDS_MESSAGE) | (message as u64) << LAST_MESSAGE_SHIFT;
+        }
+        state &= state::CLOSED as u64;
+    }
+    let kind = opaque(kind) as usize & 7;
+    delta.frames[kind] += 1;
+    delta.bytes[kind] = delta.bytes[kind].wrapping_add(len);
+    delta.frame_sizes[size_class(len) as usize & 15] += 1;
+    delta.last_size = len;
+    delta.last = last as u32;
+    delta.any = 1;
+    walk.frames = walk.frames.wrapping_add(1);
+    walk.state = state as u32;
+    walk.message_len = message_len;
+    walk.message_frames = message_frames;
+    if pending != 0 {
+        walk.mode = mode::CONTROL.into();
+        walk.rest = pending;
+        walk.at = walk.filled;
+        return false;
+    }
+    walk.at = at.wrapping_add(size).wrapping_add(len);
+    true
+}
+
+impl Walk {
+    /// Sequence number of the window's first byte.
+    #[inline(always)]
+    fn base(&self) -> u32 {
+        self.seq
+            .wrapping_add(self.offset as u32)
+            .wrapping_sub(CARRY as u32)
+    }
+
+    /// Takes a snapshot of `direction`, whose place is `place`, to walk it from there.
+    #[inline(always)]
+    pub fn begin(&mut self, direction: &Walked, place: Place) {
+        self.state = place.state().into();
+        self.carried = place.carried().into();
+        self.mode = place.mode().into();
+        self.rest = direction.rest;
+        self.message_len = direction.message_len;
+        self.carry[0] = direction.carry[0];
+        self.carry[1] = direction.carry[1];
+        self.frames = direction.frames;
+        self.message_frames = direction.message_frames;
+        self.offset = u64::from(place.next().wrapping_sub(self.seq));
+        self.used = ENTRIES_AT;
+    }
+
+    /// As [`Self::begin`], of a segment that has nothing to walk: the place stays.
+    #[inline(always)]
+    pub fn stay(&mut self, direction: &Walked, place: Place) {
+        self.seq = place.next();
+        self.len = 0;
+        self.begin(direction, place);
+    }
+
+    /// Where the walk has come to.
+    #[inline(always)]
+    pub fn place(&self, version: u16) -> (Place, u64) {
+        let state = self.state as u8;
+        let carried = self.carried as u8;
+        let beyond = self.offset.saturating_sub(u64::from(self.len));
+        if self.mode == u32::from(mode::FAR) {
+            // Only where nothing was walked.
+            return (Place::new(self.seq, version, state, 0, mode::FAR), self.rest);
+        }
+        if self.mode == u32::from(mode::CONTROL) {
+            let next = self.seq.wrapping_add(self.len);
+            (Place::new(next, version, state, 0, mode::CONTROL), self.rest)
+        } else if self.mode == u32::from(mode::FAR) {
+            let next = self.seq.wrapping_add(self.len);
+            (Place::new(next, version, state, 0, mode::FAR), self.rest)
+        } else if beyond < NEAR {
+            let next = self.seq.wrapping_add(self.offset as u32);
+            (Place::new(next, version, state, carried, mode::NEAR), 0)
+        } else {
+            let next = self.seq.wrapping_add(self.len);
+            (Place::new(next, version, state, 0, mode::FAR), beyond)
+        }
+    }
+}
+
+/// Payload before the next header, behind the place: of [`Walked::rest`].
+#[inline(always)]
+pub fn ahead(place: Place, rest: u64) -> u64 {
+    if place.mode() == mode::CONTROL {
+        (rest & PENDING) + (rest >> PENDING_BITS)
+    } else {
+        rest
+    }
+}
+
+/// Up to here the next header is told by its sequence number alone.
+pub const NEAR: u64 = 1 << 30;
+
+impl Delta {
+    /// Begins anew.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        let words = (&raw mut *self).cast::<u64>();
+        for i in 0..size_of::<Self>() / 8 {
+            // SAFETY: within the structure. Volatile, so that no call of `memset` comes of it.
+            unsafe { words.add(i).write_volatile(0) };
+        }
+    }
+
+    /// Adds it to `tally`, which nobody else writes meanwhile, and begins anew.
+    #[inline(always)]
+    pub fn apply(&mut self, tally: &mut Tally) {
+        tally.last_size = self.last_size;
+        tally.last = self.last;
+        tally.message_bytes = tally.message_bytes.wrapping_add(self.message_bytes);
+        if self.last_message_size != 0 {
+            tally.last_message_size = self.last_message_size;
+        }
+        for i in 0..FRAME_KINDS {
+            tally.frames[i] = tally.frames[i].wrapping_add(self.frames[i]);
+            tally.bytes[i] = tally.bytes[i].wrapping_add(self.bytes[i]);
+        }
+        for i in 0..MESSAGE_KINDS {
+            let (messages, bytes) = (self.simple_messages[i], self.simple_bytes[i]);
+            // Text and binary, each plain and compressed.
+            let kind = 1 + i / 2;
+            tally.messages[i] = tally.messages[i].wrapping_add(self.messages[i] + messages);
+            tally.frames[kind] = tally.frames[kind].wrapping_add(messages);
+            tally.bytes[kind] = tally.bytes[kind].wrapping_add(bytes);
+            tally.message_bytes = tally.message_bytes.wrapping_add(bytes);
+        }
+        for i in 0..SIZES {
+            let simple = self.simple_sizes[i];
+            tally.frame_sizes[i] = tally.frame_sizes[i].wrapping_add(self.frame_sizes[i] + simple);
+            tally.message_sizes[i] =
+                tally.message_sizes[i].wrapping_add(self.message_sizes[i] + simple);
+        }
+    }
+}

@@ -1,0 +1,645 @@
+//! Connections whose frames the source follows: what is said of them is what is said of the same
+//! bytes handed over whole.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::*;
+use crate::proto::{
+    event::{Counted, OpcodeCounts},
+    flow::{Direction, Role},
+    frame::{HeaderDecoder, Opcode},
+    observer::script::{ACK, FIN, RST, header, line},
+    segment::TcpFlags,
+    walk::{
+        self, Cursor, Entry as WalkEntry, LastFrame, MessageState, Place, Tallies, Tally, Walk,
+    },
+};
+
+/// The number of the client's tally; the server's is the next.
+const TALLY: u32 = 6;
+const EPOCH: u32 = 77;
+
+/// What the source has counted.
+#[derive(Clone, Debug, Default)]
+struct Shared(Arc<Mutex<HashMap<u32, Tally>>>);
+
+impl Shared {
+    fn with<T>(&self, tally: u32, then: impl FnOnce(&mut Tally) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        then(all.entry(tally).or_default())
+    }
+}
+
+impl Tallies for Shared {
+    fn read(&self, tally: u32, epoch: u32) -> Option<Tally> {
+        (epoch == EPOCH).then(|| self.with(tally, |tally| *tally))
+    }
+
+    fn last_seen(&self, tally: u32, epoch: u32) -> Option<Timestamp> {
+        Some(self.read(tally, epoch)?.last_seen).filter(|seen| seen.0 > 0)
+    }
+}
+
+type OwnEntry = (SeqNumber, Place, bool, Vec<u8>);
+
+/// A walk, as the source would hand it over.
+#[derive(Clone, Debug)]
+struct Record {
+    walk: Walk<'static>,
+    entries: Vec<OwnEntry>,
+}
+
+/// What the source knows of one direction.
+#[derive(Clone, Debug, Default)]
+struct Walker {
+    place: Place,
+    /// Payload before the next header, and of that what is to be handed over.
+    ahead: u64,
+    control: usize,
+    carry: Vec<u8>,
+    number: u32,
+    version: u32,
+    is_lost: bool,
+}
+
+/// A source that follows the frames.
+struct Source {
+    script: Script,
+    shared: Shared,
+    walkers: [Walker; 2],
+    /// Hands over every frame, or only control frames.
+    each_frame: bool,
+    last_payload: Timestamp,
+}
+
+impl Source {
+    /// Behind the handshakes.
+    fn new(each_frame: bool) -> Self {
+        let shared = Shared::default();
+        let mut script = Script::new(config());
+        script.observer = Observer::new(config()).with_tallies(Box::new(shared.clone()));
+        script.epoch = EPOCH;
+        script.connect();
+        script.client(REQUEST.as_bytes());
+        let boundary = script.next[1] + RESPONSE.len() as u32;
+        script.sample = Sample {
+            tally: TALLY + 1,
+            boundary: Some(boundary),
+        };
+        script.server(RESPONSE.as_bytes());
+        script.sample = Sample::default();
+        let last_payload = script.now;
+        Self {
+            script,
+            shared,
+            walkers: Default::default(),
+            each_frame,
+            last_payload,
+        }
+    }
+
+    fn lines(&mut self) -> Vec<String> {
+        self.script.lines()
+    }
+
+    /// `role` sends a segment, which is handed over.
+    fn send(&mut self, role: Role, flags: u8, bytes: &[u8]) {
+        if let Some(record) = self.walk(role, flags, bytes) {
+            self.hand_over(&record);
+        }
+    }
+
+    fn client(&mut self, bytes: &[u8]) {
+        self.send(Role::Client, ACK, bytes);
+    }
+
+    fn server(&mut self, bytes: &[u8]) {
+        self.send(Role::Server, ACK, bytes);
+    }
+
+    fn hand_over(&mut self, record: &Record) {
+        let mut entries = record.entries.iter().map(|entry| WalkEntry {
+            seq: entry.0,
+            place: entry.1,
+            continues: entry.2,
+            bytes: &entry.3,
+        });
+        self.script.observer.handle_walk(&record.walk, &mut entries);
+    }
+
+    /// `role` sends a segment: what is to be handed over of it.
+    fn walk(&mut self, role: Role, flags: u8, bytes: &[u8]) -> Option<Record> {
+        let own = usize::from(role == Role::Server);
+        let script = &mut self.script;
+        script.now = script.now.saturating_add(Duration::from_millis(1));
+        let (source, destination) = match role {
+            Role::Client => (script.client, script.server),
+            Role::Server => (script.server, script.client),
+        };
+        let seq = script.next[own];
+        let end = seq + bytes.len() as u32;
+        script.next[own] = end + u32::from(flags & FIN != 0);
+        let mut walk = Walk {
+            segment: Segment {
+                ts: script.now,
+                source,
+                destination,
+                seq,
+                ack: Some(script.next[1 - own]),
+                flags: TcpFlags(flags),
+                window: 1000,
+                len: bytes.len() as u32,
+                windows: &[],
+                interface: Some(3),
+                scope: 0,
+                epoch: EPOCH,
+            },
+            tally: TALLY + own as u32,
+            quiet_since: self.last_payload,
+            from: seq,
+            high: end,
+            number: 0,
+            place: self.walkers[own].place,
+            lost: None,
+        };
+        let walker = &mut self.walkers[own];
+        let each_frame = self.each_frame;
+        let entries = self.shared.with(TALLY + own as u32, |tally| {
+            if !bytes.is_empty() {
+                tally.last_seen = walk.segment.ts;
+            }
+            let entries = walker.walk(seq, bytes, each_frame, tally);
+            tally.ahead = walker.ahead;
+            tally.next = end + walker.ahead as u32;
+            entries
+        });
+        if !bytes.is_empty() {
+            self.last_payload = walk.segment.ts;
+        }
+        if entries.is_empty() && flags & (FIN | RST) == 0 {
+            return None;
+        }
+        walk.number = self.walkers[own].number;
+        self.walkers[own].number += 1;
+        Some(Record { walk, entries })
+    }
+
+    /// The source gives up its place in what `role` sends, which is at a header.
+    fn lose(&mut self, role: Role) -> Record {
+        let own = usize::from(role == Role::Server);
+        let mut record = self.walk(role, RST, &[]).expect("a record");
+        record.walk.segment.flags = TcpFlags(ACK);
+        record.walk.from = self.script.next[own] + self.walkers[own].ahead as u32;
+        self.walkers[own].version += 1;
+        self.walkers[own].is_lost = true;
+        record.walk.lost = Some(self.walkers[own].version);
+        record
+    }
+
+    /// `role` sends a segment that is handed over whole.
+    fn whole(&mut self, role: Role, flags: u8, bytes: &[u8]) {
+        let own = u32::from(role == Role::Server);
+        self.script.sample = Sample {
+            tally: TALLY + own,
+            boundary: None,
+        };
+        self.script.segment(role, flags, bytes);
+        self.script.sample = Sample::default();
+        self.last_payload = self.script.now;
+    }
+
+    /// Goes on where it is told.
+    fn resume(&mut self, cursor: &Cursor, role: Role) {
+        let own = usize::from(role == Role::Server);
+        let walker = &mut self.walkers[own];
+        assert_eq!(cursor.version, walker.version);
+        assert_eq!(cursor.epoch, EPOCH);
+        walker.place = cursor.place;
+        walker.ahead = u64::from(cursor.next.0.wrapping_sub(self.script.next[own].0));
+        walker.is_lost = false;
+    }
+
+    /// What was counted by tally, in both directions.
+    fn counted(events: &[Event]) -> [OpcodeCounts; 2] {
+        let mut frames: [OpcodeCounts; 2] = Default::default();
+        for event in events {
+            if let EventKind::Counted(counted) = &event.kind {
+                let Counted { direction, .. } = **counted;
+                for (kind, n) in counted.frames.iter().enumerate() {
+                    let opcode = walk::opcode_of(kind).unwrap_or(Opcode::Reserved(3));
+                    let own = usize::from(direction == Direction::ServerToClient);
+                    frames[own].add(opcode, *n);
+                }
+            }
+        }
+        frames
+    }
+}
+
+impl Walker {
+    fn walk(
+        &mut self,
+        seq: SeqNumber,
+        bytes: &[u8],
+        each_frame: bool,
+        tally: &mut Tally,
+    ) -> Vec<OwnEntry> {
+        let mut entries = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let left = &bytes[at..];
+            if self.ahead > 0 {
+                let n = left.len().min(usize::try_from(self.ahead).unwrap());
+                if self.control > 0 {
+                    let (seq, payload) = (seq + at as u32, left[..n].to_vec());
+                    entries.push((seq, self.place, true, payload));
+                    self.control -= n;
+                }
+                self.ahead -= n as u64;
+                at += n;
+                continue;
+            }
+            let carried = self.carry.len();
+            self.carry
+                .extend_from_slice(&left[..left.len().min(14 - carried)]);
+            let (taken, header) = HeaderDecoder::new().decode(&self.carry);
+            let Some(header) = header else {
+                return entries;
+            };
+            let begin = (seq + at as u32).0.wrapping_sub(carried as u32);
+            let before = self.place;
+            let mut copied = self.carry[..taken].to_vec();
+            self.carry.clear();
+            at += taken - carried;
+            self.ahead = header.payload_len();
+            let mut message = None;
+            if header.opcode.is_control() {
+                let n = (bytes.len() - at).min(header.len as usize);
+                copied.extend_from_slice(&bytes[at..at + n]);
+                at += n;
+                self.ahead -= n as u64;
+                self.control = self.ahead as usize;
+                self.place.closed |= header.opcode == Opcode::Close;
+            } else {
+                self.place.message = match self.place.message {
+                    MessageState::Within {
+                        opcode,
+                        compressed,
+                        frames,
+                        len,
+                    } if header.opcode == Opcode::Continuation => MessageState::Within {
+                        opcode,
+                        compressed,
+                        frames: frames + 1,
+                        len: len + header.len,
+                    },
+                    _ => MessageState::Within {
+                        opcode: header.opcode,
+                        compressed: false,
+                        frames: 1,
+                        len: header.len,
+                    },
+                };
+                if let (true, MessageState::Within { opcode, len, .. }) =
+                    (header.fin, self.place.message)
+                {
+                    message = Some((if opcode == Opcode::Text { 0 } else { 2 }, len));
+                    self.place.message = MessageState::Between;
+                }
+            }
+            let kind = (0..7).find(|kind| walk::opcode_of(*kind) == Some(header.opcode));
+            let kind = kind.unwrap_or(6);
+            tally.counts.frames[kind] += 1;
+            tally.counts.bytes[kind] += header.len;
+            tally.counts.frame_sizes[walk::class_of(header.len)] += 1;
+            if let Some((kind, len)) = message {
+                tally.counts.messages[kind] += 1;
+                tally.counts.message_sizes[walk::class_of(len)] += 1;
+                tally.counts.message_bytes += len;
+            }
+            tally.last = LastFrame {
+                kind,
+                size: header.len,
+                message,
+            };
+            self.place.index += 1;
+            if each_frame || header.opcode.is_control() {
+                entries.push((SeqNumber(begin), before, false, copied));
+            }
+        }
+        entries
+    }
+}
+
+/// What both sides send, each part a segment.
+fn conversation() -> Vec<(Role, Vec<u8>)> {
+    use Role::{Client, Server};
+    let mut parts = vec![
+        (Client, masked(0x81, b"Hello")),
+        (Server, plain(0x01, b"Hel")),
+        (Server, [plain(0x89, b"ping"), plain(0x00, b"lo")].concat()),
+        (Client, masked(0x8a, b"ping")),
+        (Server, plain(0x80, b"!")),
+    ];
+    // A frame that goes on for some segments, and then more frames in its last one.
+    let long = plain(0x82, &[7; 3000]);
+    for part in long.chunks(1000) {
+        parts.push((Server, part.to_vec()));
+    }
+    parts[8].1.extend(plain(0x81, b"x"));
+    // Headers and control payloads that are cut.
+    let cut = [masked(0x82, &[1; 200]), masked(0x89, b"again")].concat();
+    for part in [&cut[..1], &cut[1..5], &cut[5..9], &cut[9..210], &cut[210..]] {
+        parts.push((Client, part.to_vec()));
+    }
+    parts.push((Server, plain(0x8a, b"again")));
+    parts.push((Client, masked(0x88, &close_body(1000, "bye"))));
+    parts.push((Server, plain(0x88, &close_body(1000, ""))));
+    parts
+}
+
+/// The conversation, handed over whole.
+fn reference() -> Vec<String> {
+    let mut s = Script::accepted(config());
+    for (role, part) in conversation() {
+        s.segment(role, ACK, &part);
+    }
+    s.shut();
+    s.lines()
+}
+
+#[test]
+fn says_what_whole_segments_say() {
+    let mut s = Source::new(true);
+    assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
+    for (role, part) in conversation() {
+        s.send(role, ACK, &part);
+        s.script.observer.handle_tallies(s.script.now);
+    }
+    s.send(Role::Client, FIN | ACK, &[]);
+    s.send(Role::Server, FIN | ACK, &[]);
+    assert_eq!(s.lines(), reference());
+    assert_eq!(s.script.observer.stats().walks_lost, 0);
+    let verdicts: Vec<_> = std::iter::from_fn(|| s.script.observer.poll_verdict()).collect();
+    let last = verdicts.last().expect("a verdict");
+    assert_eq!(
+        (last.decision, last.tally / 2),
+        (Decision::Ended, TALLY / 2)
+    );
+}
+
+#[test]
+fn control_frames_alone_count_as_much() {
+    let mut s = Source::new(false);
+    for (role, part) in conversation() {
+        s.send(role, ACK, &part);
+    }
+    s.script.observer.handle_tallies(s.script.now);
+    s.send(Role::Client, FIN | ACK, &[]);
+    s.send(Role::Server, FIN | ACK, &[]);
+    let events = s.script.events();
+    let lines: Vec<_> = events.iter().filter_map(line).collect();
+    let is_control = |line: &&String| {
+        let controls = ["ping", "pong", "close"];
+        controls.iter().any(|control| line.contains(control)) || line.contains("handshake")
+    };
+    let expected = reference();
+    let expected: Vec<_> = expected.iter().filter(is_control).collect();
+    assert_eq!(lines.iter().skip(1).collect::<Vec<_>>(), expected);
+    let [client, server] = Source::counted(&events);
+    assert_eq!((client.total(), server.total()), (5, 8));
+}
+
+#[test]
+fn walks_may_come_in_the_wrong_order() {
+    let mut s = Source::new(true);
+    let mut held = None;
+    for (role, part) in conversation() {
+        let record = s.walk(role, ACK, &part);
+        let Some(record) = record else { continue };
+        match held.take() {
+            Some(before) if record.walk.tally == TALLY + 1 => {
+                s.hand_over(&record);
+                s.hand_over(&before);
+            }
+            Some(before) => {
+                s.hand_over(&before);
+                s.hand_over(&record);
+            }
+            None if record.walk.tally == TALLY + 1 => held = Some(record),
+            None => s.hand_over(&record),
+        }
+    }
+    if let Some(record) = held {
+        s.hand_over(&record);
+    }
+    s.send(Role::Client, FIN | ACK, &[]);
+    s.send(Role::Server, FIN | ACK, &[]);
+    let sorted = |mut lines: Vec<String>| {
+        // The directions may be told in another order.
+        lines.retain(|line| !line.contains("handshake"));
+        lines.sort();
+        lines
+    };
+    let (lines, expected) = (sorted(s.lines()), sorted(reference()));
+    assert_eq!(lines.len(), expected.len());
+    for (line, expected) in lines.iter().zip(&expected) {
+        // So a round trip may be known too late.
+        assert!(expected.starts_with(line.as_str()), "{line}: {expected}");
+    }
+    assert_eq!(s.script.observer.stats().walks_lost, 0);
+}
+
+#[test]
+fn a_lost_walk_costs_its_detail_alone() {
+    let mut s = Source::new(true);
+    s.server(&plain(0x81, b"one"));
+    assert!(s.walk(Role::Server, ACK, &plain(0x81, b"two")).is_some());
+    assert!(s.walk(Role::Server, ACK, &plain(0x01, b"th")).is_some());
+    s.server(&plain(0x80, b"ree"));
+    s.server(&plain(0x81, b"four"));
+    s.script.observer.handle_tallies(s.script.now);
+    let events = s.script.events();
+    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "s2c 1 text 3",
+            "message s2c text 3 in 1",
+            "s2c 4 continuation 3",
+            "message s2c text 5 in 2",
+            "s2c 5 text 4",
+            "message s2c text 4 in 1",
+        ]
+    );
+    let [_, server] = Source::counted(&events);
+    assert_eq!(server.0[..3], [1, 4, 0]);
+    assert_eq!(s.script.observer.stats().walks_lost, 2);
+    assert_eq!(s.script.observer.stats().gaps, 0);
+}
+
+#[test]
+fn a_walk_twice_is_a_walk() {
+    let mut s = Source::new(true);
+    let record = s
+        .walk(Role::Server, ACK, &plain(0x81, b"one"))
+        .expect("a record");
+    s.hand_over(&record);
+    s.hand_over(&record);
+    assert_eq!(s.lines()[1..], ["s2c 1 text 3", "message s2c text 3 in 1"]);
+}
+
+#[test]
+fn a_place_that_is_lost_and_found() {
+    let mut s = Source::new(true);
+    s.server(&plain(0x01, b"Hel"));
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    assert_eq!(s.script.observer.poll_cursor(), None);
+    let long = plain(0x80, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    // The next header is ahead.
+    let cursor = s.script.observer.poll_cursor().expect("a cursor");
+    assert_eq!(cursor.next.0.wrapping_sub(s.script.next[1].0), 404);
+    assert_eq!(cursor.place.message, MessageState::Between);
+    assert_eq!(cursor.place.index, 2);
+    assert_eq!(s.script.observer.poll_cursor(), None);
+    s.resume(&cursor, Role::Server);
+    s.server(&long[100..]);
+    s.server(&plain(0x82, b"behind"));
+    s.send(Role::Server, FIN | ACK, &[]);
+    s.send(Role::Client, FIN | ACK, &[]);
+    let events = s.script.events();
+    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    assert_eq!(
+        lines[..5],
+        [
+            "s2c 1 text 3 -",
+            "s2c 2 continuation 500",
+            "message s2c text 503 in 2",
+            "s2c 3 binary 6",
+            "message s2c binary 6 in 1",
+        ]
+    );
+    let EventKind::Close(close) = &events.last().expect("events").kind else {
+        panic!("{events:?}")
+    };
+    assert_eq!(close.frames.server_to_client.0[..3], [1, 1, 1]);
+    assert_eq!(close.bytes.server_to_client.0[..3], [500, 3, 6]);
+    assert_eq!(s.script.observer.stats().gaps, 0);
+}
+
+#[test]
+fn a_place_behind_a_control_frame_is_told_once_all_of_it_is_there() {
+    let mut s = Source::new(true);
+    s.server(&plain(0x81, b"one"));
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let close = plain(0x88, b"\x03\xe8");
+    for piece in [&close[..2], &close[2..3]] {
+        s.whole(Role::Server, ACK, piece);
+        assert_eq!(s.script.observer.poll_cursor(), None);
+    }
+    s.whole(Role::Server, ACK, &close[3..]);
+    let cursor = s.script.observer.poll_cursor().expect("a cursor");
+    assert_eq!(cursor.next, s.script.next[1]);
+}
+
+#[test]
+fn where_what_says_that_the_place_is_lost_is_lost() {
+    let mut s = Source::new(true);
+    s.server(&plain(0x81, b"one"));
+    assert!(s.lose(Role::Server).walk.lost.is_some());
+    for n in 0..40 {
+        s.whole(Role::Server, ACK, &plain(0x82, &[n; 300]));
+    }
+    let lines = s.lines();
+    assert_eq!(lines[1..3], ["s2c 1 text 3", "message s2c text 3 in 1"]);
+    assert!(
+        lines
+            .iter()
+            .filter(|line| line.contains("binary 300"))
+            .count()
+            >= 60
+    );
+}
+
+#[test]
+fn a_late_segment_of_a_walked_direction_says_nothing() {
+    let mut s = Source::new(true);
+    let bytes = plain(0x81, b"one");
+    let seq = s.script.next[1];
+    s.server(&bytes);
+    s.script.sample = Sample {
+        tally: TALLY + 1,
+        boundary: None,
+    };
+    s.script.segment_at(Role::Server, ACK, seq, &bytes);
+    s.script.sample = Sample::default();
+    s.server(&plain(0x81, b"two"));
+    let lines = s.lines();
+    let frames = ["s2c 1 text 3", "message s2c text 3 in 1", "s2c 2 text 3"];
+    assert_eq!(lines[1..4], frames);
+}
+
+#[test]
+fn an_opening_that_was_not_seen() {
+    let mut s = Source::new(true);
+    // As if nothing of it had been handed over.
+    let shared = s.shared.clone();
+    s.script.observer = Observer::new(config()).with_tallies(Box::new(shared));
+    s.client(&masked(0x81, b"one"));
+    s.server(&plain(0x89, b"two"));
+    assert!(s.lines().is_empty());
+    s.script.observer.handle_tallies(s.script.now);
+    let lines = s.lines();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(lines[0].starts_with("handshake midstream"), "{lines:?}");
+    assert_eq!(lines[1], "c2s 1 text 3");
+    assert_eq!(lines[3], "s2c 1 ping 3");
+}
+
+#[test]
+fn silence_is_what_no_tally_has_heard() {
+    let mut s = Source::new(false);
+    let timeout = config().idle_timeout;
+    let header = header(0x82, None, 1 << 20);
+    s.server(&header);
+    for _ in 0..3 {
+        s.script.wait(timeout / 2);
+        s.server(&[0; 1000]);
+        s.script.observer.handle_timeout(s.script.now);
+    }
+    assert_eq!(s.lines(), ["handshake accepted 101 /chat"]);
+    s.script.wait(timeout + Duration::from_secs(1));
+    s.script.observer.handle_timeout(s.script.now);
+    let events = s.script.events();
+    let Some(EventKind::Close(close)) = events.last().map(|event| &event.kind) else {
+        panic!("{events:?}")
+    };
+    assert_eq!(close.kind.as_str(), "idle");
+    assert_eq!(close.silence, Some(timeout));
+    assert_eq!(close.frames.server_to_client.total(), 1);
+    assert_eq!(close.bytes.server_to_client.total(), 3000);
+}
+
+#[test]
+fn a_reset_ends_it_where_it_is_credible() {
+    let mut s = Source::new(true);
+    s.server(&header(0x82, None, 100));
+    s.server(&[0; 30]);
+    let mut stray = s.walk(Role::Client, RST, &[]).expect("a record");
+    stray.walk.segment.seq = stray.walk.segment.seq + (1 << 24);
+    s.hand_over(&stray);
+    assert_eq!(s.lines()[1..], ["s2c 1 binary 100"]);
+    s.send(Role::Client, RST, &[]);
+    let events = s.script.events();
+    let Some(EventKind::Close(close)) = events.last().map(|event| &event.kind) else {
+        panic!("{events:?}")
+    };
+    assert_eq!(close.kind.as_str(), "rst");
+    assert_eq!(close.bytes.server_to_client.total(), 30);
+}

@@ -1,0 +1,738 @@
+//! Connections whose frames the source follows by itself.
+//!
+//! Each direction of such a connection is either handed over whole, and goes through reassembly as
+//! any other, or is walked: then frames come with the place where they belong, and what is not
+//! handed over is payload. Owns the passage from one to the other, the order of what is handed over,
+//! and the account of what the source counts.
+
+use std::time::Duration;
+
+use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
+use crate::proto::{
+    event::TcpCounts,
+    segment::Segment,
+    seq::SeqNumber,
+    session::{Context, Session},
+    tcp::StreamEvent,
+    time::Timestamp,
+    walk::{self, Counts, Cursor, Sample, Tally, Walk, neighbour},
+};
+
+/// Walks of a direction that wait for those before them. Two processors may hand theirs over in the
+/// wrong order.
+const MAX_WAITING: usize = 4;
+/// Walks of a direction that wait until its WebSocket is known.
+const MAX_UNOPENED: usize = 16;
+/// Largest distance between a reset and what its sender has sent.
+const NEAR: u32 = 1 << 20;
+/// Payload before the next header beyond which a cursor says nothing: sequence numbers could not tell
+/// it from one that has passed.
+const FAR: u64 = 1 << 30;
+/// A tally is taken for complete whose last payload was so long ago.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A connection of which the source keeps tallies.
+#[derive(Debug)]
+pub(super) struct Walks {
+    /// Of side 0; that of side 1 is the neighbour.
+    tally: u32,
+    sides: [Side; 2],
+    /// What reassembly had counted until the source did.
+    tcp: [TcpCounts; 2],
+    /// Up to what time the tallies were looked at.
+    looked: Timestamp,
+}
+
+#[derive(Debug)]
+struct Side {
+    /// The next byte that has not been handed to the session, where the direction is walked.
+    next: Option<SeqNumber>,
+    /// The number of the next walk.
+    number: u32,
+    waiting: Vec<Waiting>,
+    /// What of the tally was reported.
+    counts: Box<Counts>,
+    /// Since when the direction is handed over whole, as the source has it.
+    version: u32,
+    /// The cursor that the source was given last.
+    told: Option<SeqNumber>,
+    /// It has segments that no cursor takes account of yet.
+    moved: bool,
+}
+
+/// A walk that waits for another.
+#[derive(Debug)]
+struct Waiting {
+    walk: Walk<'static>,
+    entries: Vec<(SeqNumber, walk::Place, bool, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Waiting {
+    fn new<'a>(walk: &Walk<'_>, entries: &mut dyn Iterator<Item = walk::Entry<'a>>) -> Self {
+        let mut waiting = Self {
+            walk: Walk {
+                segment: Segment {
+                    windows: &[],
+                    ..walk.segment
+                },
+                ..*walk
+            },
+            entries: Vec::new(),
+            bytes: Vec::new(),
+        };
+        for entry in entries {
+            let walk::Entry {
+                seq,
+                place,
+                continues,
+                bytes,
+            } = entry;
+            waiting.bytes.extend_from_slice(bytes);
+            (waiting.entries).push((seq, place, continues, bytes.len()));
+        }
+        waiting
+    }
+
+    fn entries(&self) -> impl Iterator<Item = walk::Entry<'_>> {
+        let mut rest = self.bytes.as_slice();
+        self.entries
+            .iter()
+            .map(move |&(seq, place, continues, len)| {
+                let (bytes, behind) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+                rest = behind;
+                walk::Entry {
+                    seq,
+                    place,
+                    continues,
+                    bytes,
+                }
+            })
+    }
+
+    /// Whether the sender of the walk is the client, where its frames say so.
+    fn is_of_client(&self) -> Option<bool> {
+        let header = self.entries().find(|entry| !entry.continues)?;
+        header.bytes.get(1).map(|byte| byte & 0x80 != 0)
+    }
+}
+
+impl Walks {
+    fn new(side: usize, tally: u32, tcp: [TcpCounts; 2]) -> Box<Self> {
+        let new = |_| Side {
+            next: None,
+            number: 0,
+            waiting: Vec::new(),
+            counts: Box::default(),
+            version: 0,
+            told: None,
+            moved: false,
+        };
+        Box::new(Self {
+            tally: if side == 0 { tally } else { neighbour(tally) },
+            sides: [0, 1].map(new),
+            tcp,
+            looked: Timestamp::default(),
+        })
+    }
+
+    /// The tally of a side.
+    fn tally(&self, side: usize) -> u32 {
+        if side == 0 {
+            self.tally
+        } else {
+            neighbour(self.tally)
+        }
+    }
+}
+
+impl Entry {
+    /// The tally of side 0, 0 if there is none.
+    pub(super) fn tally(&self) -> u32 {
+        match &self.state {
+            State::Live(live) => live.walks.as_ref().map_or(0, |walks| walks.tally),
+            _ => 0,
+        }
+    }
+}
+
+impl Observer {
+    /// Takes in a segment of a connection whose frames the source may follow.
+    pub fn handle_sample(&mut self, segment: &Segment<'_>, sample: Sample) {
+        let Some((slot, side)) = self.arrive(segment) else {
+            return;
+        };
+        if sample.tally != 0 && self.is_walked(slot, side) {
+            self.handle_straggler(slot, side, segment, sample);
+            return;
+        }
+        self.deliver(slot, side, segment);
+        if sample.tally != 0 {
+            self.follow(slot, side, sample);
+        }
+    }
+
+    /// Takes in what the source has found in a segment.
+    pub fn handle_walk<'a>(
+        &mut self,
+        walk: &Walk<'_>,
+        entries: &mut dyn Iterator<Item = walk::Entry<'a>>,
+    ) {
+        let Some((slot, side)) = self.arrive(&walk.segment) else {
+            return;
+        };
+        self.account(slot, side, walk.tally);
+        let Some(live) = self.live(slot) else {
+            return;
+        };
+        let is_open = live.session.is_open();
+        let Some(walks) = &mut live.walks else {
+            return;
+        };
+        let of = &mut walks.sides[side];
+        let ahead = walk.number.wrapping_sub(of.number).cast_signed();
+        if is_open && ahead <= 0 && of.waiting.is_empty() {
+            self.take_walk(slot, side, walk, entries);
+            return;
+        }
+        of.waiting.push(Waiting::new(walk, entries));
+        self.take_waiting(slot, false);
+    }
+
+    /// Looks at the tallies of all connections: reports what was counted, and who has been heard of.
+    pub fn handle_tallies(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
+        let walked: Vec<_> = (self.table.iter())
+            .filter(|(_, entry)| entry.tally() != 0)
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in walked {
+            self.take_waiting(slot, true);
+            self.heed(slot);
+        }
+    }
+
+    /// The next place that the source should be told of.
+    pub fn poll_cursor(&mut self) -> Option<Cursor> {
+        while let Some((slot, generation, side)) = self.cursors.pop() {
+            if self.table.generation(slot) == generation
+                && let Some(cursor) = self.cursor(slot, side)
+            {
+                return Some(cursor);
+            }
+        }
+        None
+    }
+
+    fn live(&mut self, slot: SlotId) -> Option<&mut Live> {
+        match &mut self.table.get_mut(slot)?.state {
+            State::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    fn is_walked(&mut self, slot: SlotId, side: usize) -> bool {
+        let walks = self.live(slot).and_then(|live| live.walks.as_ref());
+        walks.is_some_and(|walks| walks.sides[side].next.is_some())
+    }
+
+    /// A connection has tallies.
+    fn account(&mut self, slot: SlotId, side: usize, tally: u32) {
+        if let Some(live) = self.live(slot)
+            && (live.walks.as_ref()).is_none_or(|walks| walks.tally(side) != tally)
+        {
+            let counts = live.counts();
+            live.walks = Some(Walks::new(side, tally, counts));
+        }
+    }
+
+    /// A segment was taken in of a connection that has tallies; maybe its direction is walked from
+    /// now on.
+    fn follow(&mut self, slot: SlotId, side: usize, sample: Sample) {
+        self.account(slot, side, sample.tally);
+        let generation = self.table.generation(slot);
+        let Some(live) = self.live(slot) else {
+            return;
+        };
+        let Some(walks) = &mut live.walks else {
+            return;
+        };
+        if let Some(boundary) = sample.boundary {
+            walks.sides[side].next = Some(boundary);
+            live.session.set_tallied(side, true);
+            live.tcp.forget_acknowledgement(1 - side);
+        } else if !std::mem::replace(&mut walks.sides[side].moved, true) {
+            self.cursors.push((slot, generation, side));
+        }
+        self.take_waiting(slot, false);
+    }
+
+    /// A segment of a direction that is walked: it is late, or what said that the place was lost has
+    /// been lost itself.
+    fn handle_straggler(
+        &mut self,
+        slot: SlotId,
+        side: usize,
+        segment: &Segment<'_>,
+        sample: Sample,
+    ) {
+        let Some(live) = self.live(slot) else {
+            return;
+        };
+        let Some(next) = (live.walks.as_ref()).and_then(|walks| walks.sides[side].next) else {
+            return;
+        };
+        let ahead = live.session.standing(side).map_or(0, |at| at.ahead);
+        let end = segment.seq + segment.len;
+        let beyond = i64::from(end.distance_from(next));
+        let ends = segment.flags.fin() || segment.flags.rst();
+        if !ends && (segment.len == 0 || beyond <= i64::try_from(ahead).unwrap_or(i64::MAX)) {
+            return;
+        }
+        self.leave(slot, side, segment.seq);
+        self.deliver(slot, side, segment);
+        self.follow(slot, side, sample);
+    }
+
+    /// Takes what waited as far as it is its turn, or all of it where it has waited long enough.
+    pub(super) fn take_waiting(&mut self, slot: SlotId, long_enough: bool) {
+        let Some(walks) = self.live(slot).and_then(|live| live.walks.as_ref()) else {
+            return;
+        };
+        let since = |side: usize| {
+            let waiting = &walks.sides[side].waiting;
+            waiting.iter().map(|waiting| waiting.walk.segment.ts).min()
+        };
+        let first = usize::from(since(1).is_some_and(|at| since(0).is_none_or(|own| at < own)));
+        for side in [first, 1 - first] {
+            loop {
+                let Some(live) = self.live(slot) else {
+                    return;
+                };
+                let is_open = live.session.is_open();
+                let Some(walks) = &mut live.walks else {
+                    return;
+                };
+                let of = &mut walks.sides[side];
+                let behind = |waiting: &Waiting| waiting.walk.number.wrapping_sub(of.number);
+                let first = (of.waiting.iter().enumerate())
+                    .min_by_key(|(_, waiting)| behind(waiting).cast_signed())
+                    .map(|(at, waiting)| (at, behind(waiting).cast_signed()));
+                let Some((at, ahead)) = first else {
+                    break;
+                };
+                let bound = if is_open { MAX_WAITING } else { MAX_UNOPENED };
+                let overdue = long_enough || of.waiting.len() > bound;
+                if !overdue && (!is_open || ahead > 0) {
+                    break;
+                }
+                let waiting = of.waiting.swap_remove(at);
+                if !is_open && let Some(is_client) = waiting.is_of_client() {
+                    let client = if is_client { side } else { 1 - side };
+                    self.open_unseen(slot, client, waiting.walk.segment.ts);
+                }
+                let mut entries = waiting.entries();
+                self.take_walk(slot, side, &waiting.walk, &mut entries);
+            }
+        }
+    }
+
+    /// The source follows a WebSocket whose opening was not seen.
+    fn open_unseen(&mut self, slot: SlotId, client: usize, ts: Timestamp) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let mark = Mark::new(&self.events, self.last_id);
+        let mut cx = context!(self, false);
+        live.session.open_unseen(client, ts, &mut cx);
+        self.conclude(slot, mark);
+    }
+
+    /// A walk whose turn it is.
+    fn take_walk<'a>(
+        &mut self,
+        slot: SlotId,
+        side: usize,
+        walk: &Walk<'_>,
+        entries: &mut dyn Iterator<Item = walk::Entry<'a>>,
+    ) {
+        let reset = walk.segment.flags.rst();
+        let credible = walk.segment.seq.distance_from(walk.high).unsigned_abs() <= NEAR;
+        if walk.lost.is_some() || (reset && credible) {
+            // What was counted until then comes before it.
+            self.look(slot, false);
+        }
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live {
+            tcp,
+            session,
+            walks: Some(walks),
+        } = &mut **live
+        else {
+            return;
+        };
+        let of = &mut walks.sides[side];
+        let missed = walk.number.wrapping_sub(of.number).cast_signed();
+        if missed >= 0 {
+            of.number = walk.number.wrapping_add(1);
+            self.stats.walks_lost += u64::from(missed.unsigned_abs());
+        }
+        let mark = Mark::new(&self.events, self.last_id);
+        let mut cx = context!(self, false);
+        let next = match of.next {
+            Some(next) => next,
+            None => {
+                let next = tcp.next_seq(side).unwrap_or(walk.from);
+                tcp.jump(side, next, &mut self.shared);
+                tcp.forget_acknowledgement(1 - side);
+                next
+            }
+        };
+        session.set_tallied(side, true);
+        let mut reading = Reading {
+            side,
+            session,
+            next,
+            begin: walk.segment.seq,
+            quiet_since: walk.quiet_since,
+            ts: walk.segment.ts,
+        };
+        let activity = reading.session.replace_activity(walk.quiet_since);
+        for entry in entries {
+            reading.take(&entry, &mut cx);
+        }
+        if let Some(version) = walk.lost {
+            reading.leave(walk.from, &walk.place, &mut cx);
+            of.next = None;
+            of.version = version;
+            of.told = None;
+            session.set_tallied(side, false);
+            session.note_activity(activity);
+            tcp.jump(side, walk.from, &mut self.shared);
+            self.conclude(slot, mark);
+            return;
+        }
+        if !reset {
+            reading.finish(walk.segment.seq + walk.segment.len, &mut cx);
+            if walk.segment.len > 0 {
+                reading.session.note_activity(walk.segment.ts);
+            }
+        }
+        of.next = Some(reading.next);
+        let ts = walk.segment.ts;
+        if reset && credible {
+            session.handle(&StreamEvent::Reset { side, ts }, &mut cx);
+        } else if walk.segment.flags.fin() {
+            session.handle(&StreamEvent::Fin { side, ts }, &mut cx);
+        }
+        session.note_activity(activity);
+        self.conclude(slot, mark);
+    }
+
+    /// A direction is handed over whole from `seq` on, and nobody knows what is there.
+    fn leave(&mut self, slot: SlotId, side: usize, seq: SeqNumber) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Some(walks) = &mut live.walks else {
+            return;
+        };
+        let of = &mut walks.sides[side];
+        of.next = None;
+        of.told = None;
+        live.tcp.jump(side, seq, &mut self.shared);
+        let mut cx = context!(self, false);
+        live.session.lose(side, &mut cx);
+        live.session.set_tallied(side, false);
+    }
+
+    /// What a side's next cursor says, if there is anything new.
+    fn cursor(&mut self, slot: SlotId, side: usize) -> Option<Cursor> {
+        let flow = self.table.key(slot);
+        let entry = self.table.get_mut(slot)?;
+        let epoch = entry.epoch;
+        let State::Live(live) = &mut entry.state else {
+            return None;
+        };
+        let of = &mut live.walks.as_mut()?.sides[side];
+        of.moved = false;
+        // From the place that is told, nothing before it is handed over.
+        if of.next.is_some() || live.session.wants_payload(side) {
+            return None;
+        }
+        let standing = live.session.standing(side)?;
+        let next = live.tcp.next_seq(side)?;
+        let ahead = u32::try_from(standing.ahead).ok();
+        let next = next + ahead.filter(|ahead| u64::from(*ahead) < FAR)?;
+        if of.told.replace(next) == Some(next) {
+            return None;
+        }
+        Some(Cursor {
+            flow,
+            epoch,
+            side,
+            next,
+            place: standing.place,
+            version: of.version,
+        })
+    }
+
+    /// Looks at a connection's tallies: takes in what was counted, and when it was heard of last.
+    fn heed(&mut self, slot: SlotId) {
+        let Some(seen) = self.heard(slot) else {
+            return;
+        };
+        if seen > self.table.last_seen(slot) {
+            self.table.touch(slot, seen);
+        }
+        let settled = self.now.saturating_since(seen) >= SETTLED;
+        let Some(walks) = self.live(slot).and_then(|live| live.walks.as_mut()) else {
+            return;
+        };
+        if seen > walks.looked {
+            if settled {
+                walks.looked = seen;
+            }
+            self.look(slot, false);
+        }
+    }
+
+    /// When a connection was heard of last, as its tallies have it.
+    pub(super) fn heard(&mut self, slot: SlotId) -> Option<Timestamp> {
+        let entry = self.table.get_mut(slot)?;
+        let (epoch, tally) = (entry.epoch, entry.tally());
+        if tally == 0 {
+            return None;
+        }
+        let seen = |tally| self.tallies.last_seen(tally, epoch);
+        seen(tally).max(seen(neighbour(tally)))
+    }
+
+    /// Takes in what a connection's tallies have counted; `over` says that nothing more comes.
+    pub(super) fn look(&mut self, slot: SlotId, over: bool) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let epoch = entry.epoch;
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live {
+            session,
+            walks: Some(walks),
+            tcp,
+        } = &mut **live
+        else {
+            return;
+        };
+        for side in 0..2 {
+            let Some(direction) = session.direction(side) else {
+                return;
+            };
+            let Some(tally) = self.tallies.read(walks.tally(side), epoch) else {
+                continue;
+            };
+            session.hear(tally.last_seen);
+            let mut cx = context!(self, false);
+            let of = &mut walks.sides[side];
+            let counted = tally.since(&mut of.counts, direction, over);
+            if of.next.is_none()
+                && of.told.is_some()
+                && (counted.as_ref()).is_some_and(|counted| counted.frames.iter().any(|n| *n > 0))
+            {
+                // It goes on where it was told, and there was nothing to hand over yet. The frame
+                // that was open is over.
+                let mut next = tcp.next_seq(side).unwrap_or_default();
+                let ahead = session.standing(side).map_or(0, |at| at.ahead);
+                skip(session, side, &mut next, ahead, tally.last_seen, &mut cx);
+                tcp.jump(side, next, &mut self.shared);
+                session.set_tallied(side, true);
+                of.next = Some(next);
+            }
+            if let Some(next) = &mut of.next {
+                pass_payload(session, side, next, &tally, &mut cx);
+            }
+            if let Some(counted) = counted {
+                session.count(tally.last_seen, counted, &mut cx);
+            }
+        }
+    }
+
+    /// What TCP did out of the ordinary in either direction, by whoever has counted it.
+    pub(super) fn tcp_counts(&mut self, slot: SlotId) -> [TcpCounts; 2] {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return Default::default();
+        };
+        let epoch = entry.epoch;
+        let State::Live(live) = &mut entry.state else {
+            return Default::default();
+        };
+        let Some(walks) = &live.walks else {
+            return live.counts();
+        };
+        [0, 1].map(|side| match self.tallies.read(walks.tally(side), epoch) {
+            Some(tally) => walks.tcp[side].and(&tally.tcp),
+            None => live.tcp.counts(side),
+        })
+    }
+}
+
+/// Payload of the frame under way went by that nobody hands over, if the source is still in the
+/// same frame.
+fn pass_payload(
+    session: &mut Session,
+    side: usize,
+    next: &mut SeqNumber,
+    tally: &Tally,
+    cx: &mut Context<'_>,
+) {
+    let Some(standing) = session.standing(side) else {
+        return;
+    };
+    let behind = *next + standing.ahead as u32;
+    let seen = standing.ahead.saturating_sub(tally.ahead);
+    if behind == tally.next && seen > 0 {
+        skip(session, side, next, seen, tally.last_seen, cx);
+    }
+}
+
+/// Bytes that are not available, and were not lost.
+fn skip(
+    session: &mut Session,
+    side: usize,
+    next: &mut SeqNumber,
+    len: u64,
+    ts: Timestamp,
+    cx: &mut Context<'_>,
+) {
+    if len > 0 {
+        session.handle(
+            &StreamEvent::Missing {
+                side,
+                ts,
+                offset: 0,
+                len,
+                lost: false,
+            },
+            cx,
+        );
+        *next = *next + len as u32;
+    }
+}
+
+/// A walk that is being handed to a session.
+struct Reading<'a> {
+    side: usize,
+    session: &'a mut Session,
+    /// The next byte that the session has not got.
+    next: SeqNumber,
+    /// The first byte of the walk's segment: what comes before went by earlier.
+    begin: SeqNumber,
+    quiet_since: Timestamp,
+    ts: Timestamp,
+}
+
+impl Reading<'_> {
+    /// Payload up to `to` went by, which is `len` bytes.
+    fn pass(&mut self, to: SeqNumber, len: u64, cx: &mut Context<'_>) {
+        let within = to.distance_from(self.begin).max(0).unsigned_abs();
+        let within = u64::from(within).min(len);
+        for (len, ts) in [(len - within, self.quiet_since), (within, self.ts)] {
+            skip(self.session, self.side, &mut self.next, len, ts, cx);
+        }
+    }
+
+    /// Comes to a header.
+    fn reach(&mut self, seq: SeqNumber, place: &walk::Place, cx: &mut Context<'_>) {
+        let standing = self.session.standing(self.side);
+        if let Some(standing) = standing {
+            let there = self.next + standing.ahead as u32;
+            self.pass(there, standing.ahead, cx);
+            if there == seq && standing.place.index == place.index {
+                return;
+            }
+        }
+        self.session.put(self.side, place, cx);
+        self.next = seq;
+    }
+
+    /// The source has lost its place at `seq`.
+    fn leave(&mut self, seq: SeqNumber, place: &walk::Place, cx: &mut Context<'_>) {
+        if let Some(standing) = self.session.standing(self.side)
+            && standing.place.index == place.index
+            && let Ok(missing) = u64::try_from(seq.distance_from(self.next))
+            && missing < standing.ahead
+        {
+            // Within the payload of a control frame.
+            self.pass(seq, missing, cx);
+        } else {
+            self.reach(seq, place, cx);
+        }
+    }
+
+    /// Takes in a frame.
+    fn take(&mut self, entry: &walk::Entry<'_>, cx: &mut Context<'_>) {
+        if self.session.direction(self.side).is_none() {
+            return;
+        }
+        let standing = self.session.standing(self.side);
+        let mut bytes = entry.bytes;
+        if entry.continues {
+            // Payload of the control frame that is open, if it is the same one.
+            let Some(standing) = standing.filter(|at| at.place.index == entry.place.index) else {
+                return;
+            };
+            let ahead = i64::from(entry.seq.distance_from(self.next));
+            let Ok(missing) = u64::try_from(ahead) else {
+                return;
+            };
+            if missing >= standing.ahead {
+                return;
+            }
+            self.pass(entry.seq, missing, cx);
+            let left = usize::try_from(standing.ahead - missing).unwrap_or(usize::MAX);
+            bytes = bytes.get(..left).unwrap_or(bytes);
+        } else {
+            let known = standing
+                .is_some_and(|at| entry.place.index.wrapping_sub(at.place.index).cast_signed() < 0);
+            if known {
+                return;
+            }
+            self.reach(entry.seq, &entry.place, cx);
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        self.session.handle(
+            &StreamEvent::Bytes {
+                side: self.side,
+                ts: self.ts,
+                offset: 0,
+                bytes,
+                starts_segment: false,
+                ends_segment: false,
+            },
+            cx,
+        );
+        self.next = self.next + u32::try_from(bytes.len()).unwrap_or(0);
+    }
+
+    /// The segment ends at `end`: of the frame under way so much went by.
+    fn finish(&mut self, end: SeqNumber, cx: &mut Context<'_>) {
+        let ahead = self.session.standing(self.side).map_or(0, |at| at.ahead);
+        let behind = u64::try_from(end.distance_from(self.next)).unwrap_or(0);
+        let len = behind.min(ahead);
+        self.pass(end, len, cx);
+    }
+}
