@@ -24,6 +24,18 @@ pub fn at_least_one(number: u64) -> bool {
     number >= opaque(1)
 }
 
+/// `number`, if it is at least 1 and at most `most`, so that every verifier knows it.
+#[inline(always)]
+#[must_use]
+pub fn bounded(number: u64, most: u64) -> Option<u64> {
+    let number = opaque(number);
+    if !at_least_one(number) {
+        return None;
+    }
+    let number = opaque(number);
+    (number <= most).then_some(number)
+}
+
 /// Reads two bytes wherever they are. The compiler would take them one by one: it does not know that
 /// a kernel which lends packet access to programs handles unaligned reads.
 ///

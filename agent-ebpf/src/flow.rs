@@ -22,7 +22,10 @@ use crate::{
     follow::{followed, walk_behind},
     head::{ONLY_HEAD, REQUEST, blank_line, examine_request, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
-    maps::{CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, PASSAGE, NEW_FLOW, TALLIES, VERDICTS, WALKS, count},
+    maps::{
+        CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, NEW_FLOW, PASSAGE, TALLIES, VERDICTS, WALKS,
+        count,
+    },
     sample::{Origin, copy_described, describe, now},
 };
 
@@ -96,13 +99,9 @@ fn undecided(state: &FlowState) -> Origin {
 pub fn decide(skb: *mut __sk_buff, passage: &Passage) -> u32 {
     // Most segments belong to flows that are no WebSockets, and those are spared the second look-up;
     // so are those of the ones that the hint knows.
-    let hinted = HINTS
-        .get(passage.key.hint())
-        .is_some_and(|hint| *hint != 0);
+    let hinted = HINTS.get(passage.key.hint()).is_some_and(|hint| *hint != 0);
     let mut stage = stage::FOLLOWED;
-    if !hinted
-        && let Some(state) = CANDIDATES.get_ptr_mut(passage.key)
-    {
+    if !hinted && let Some(state) = CANDIDATES.get_ptr_mut(passage.key) {
         // SAFETY: the element of an evicted entry may be used again for another flow while this
         // program holds it; a candidate that is spoilt so is decided anew.
         stage = unsafe { (*state).stage };
@@ -171,7 +170,11 @@ extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
         Decision::Leave(counter) => counter as u64,
         Decision::Copy(origin) => {
             describe(passage, &origin);
-            if origin.kind == RECORD_ARMING { ARM } else { COPY }
+            if origin.kind == RECORD_ARMING {
+                ARM
+            } else {
+                COPY
+            }
         }
     }
 }
@@ -446,12 +449,7 @@ fn resume(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
 /// Moves a flow to those that are followed, and treats the segment as one of them. `answers` says that
 /// it begins with the answer that opens the WebSocket: where frames begin can be told from no other.
 #[inline(always)]
-fn follow(
-    ctx: &TcContext,
-    passage: &Passage,
-    state: &mut FlowState,
-    answers: bool,
-) -> Decision {
+fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bool) -> Decision {
     let sender = (passage.sender & 1) as usize;
     let account = account_of(passage, state);
     let now = now();
@@ -492,8 +490,7 @@ fn follow(
                 new.flags |= flag::DEFLATE;
             }
             let boundary = passage.headers.seq.wrapping_add(behind);
-            new.directions[sender].place =
-                Place::new(boundary, 0, 0, 0, mode::NEAR).0;
+            new.directions[sender].place = Place::new(boundary, 0, 0, 0, mode::NEAR).0;
             origin.kind = RECORD_ARMING;
             origin.boundary = boundary;
             // Unless the client has sent more than a request.

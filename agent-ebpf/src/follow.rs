@@ -12,26 +12,23 @@ use wstap_common::{
     counter::Counter,
     flow::{CursorKey, Place, flag, mode},
     globals::SLOTS as SLOTS_LEN,
-    record::{
-        HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader,
-        WalkHeader,
-    },
+    record::{HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader, WalkHeader},
     tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
 
-use wstap_ebpf::bound::opaque;
+use wstap_ebpf::bound::{bounded, opaque};
 
 use crate::{
     flow::{Account, Passage, account},
     headers::{ACK, FIN, Headers, RST, SYN},
     maps::{
-        CURSORS, EACH_FRAME, ENTRIES, FLOWS, FREE_SLOTS, Flow, HEADER, PASSAGE, SLOTS, TALLIES, WALK,
-        WALKS, count,
+        CURSORS, EACH_FRAME, ENTRIES, FLOWS, FREE_SLOTS, Flow, HEADER, PASSAGE, SLOTS, TALLIES,
+        WALK, WALKS, count,
     },
     sample::{Origin, now, sample},
     walk::{
-        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries,
-        output, size_class, walk_segment,
+        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries, output,
+        size_class, walk_segment,
     },
 };
 
@@ -59,7 +56,11 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     }
     if opposite.waiting != 0
         && passage.headers.has(ACK)
-        && passage.headers.ack.wrapping_sub(Place(opposite.place).next()) as i32 > 0
+        && passage
+            .headers
+            .ack
+            .wrapping_sub(Place(opposite.place).next()) as i32
+            > 0
     {
         give_up_late(1 - sender as u32);
     }
@@ -341,8 +342,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             }
         }
         if place.mode() == mode::FAR {
-            place = approach(passage, flow, tally, place)
-                .unwrap_or_else(|| place_of(flow, sender));
+            place = approach(passage, flow, tally, place).unwrap_or_else(|| place_of(flow, sender));
         }
         let headers = &passage.headers;
         let end = headers.seq.wrapping_add(headers.len);
@@ -479,8 +479,16 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         seen = known.wrapping_sub(headers.seq);
     }
     if open {
-        let first = if (headers.seq.wrapping_sub(from) as i32) > 0 { headers.seq } else { from };
-        let last = if (known.wrapping_sub(to) as i32) < 0 { known } else { to };
+        let first = if (headers.seq.wrapping_sub(from) as i32) > 0 {
+            headers.seq
+        } else {
+            from
+        };
+        let last = if (known.wrapping_sub(to) as i32) < 0 {
+            known
+        } else {
+            to
+        };
         let fills = last.wrapping_sub(first) as i32;
         if fills > 0 {
             seen = seen.wrapping_sub(fills as u32);
@@ -631,9 +639,7 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
         return false;
     };
     // SAFETY: the headers are at the buffer's beginning.
-    let mut number = unsafe {
-        (*entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()).number
-    };
+    let mut number = unsafe { (*entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()).number };
     if record != 0 || walk.used > ENTRIES_AT {
         number = number.wrapping_add(1);
     }
@@ -777,23 +783,27 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
         return NO_ROOM;
     };
     // SAFETY: the slot is ours until it is given away below.
-    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, since, RECORD_SEGMENT) };
-    let wanted = opaque(u64::from(len));
+    unsafe {
+        fill(
+            (&raw mut (*slot).header).cast(),
+            passage,
+            flow,
+            since,
+            RECORD_SEGMENT,
+        )
+    };
     let mut outcome = NO_ROOM;
     let mut copied = true;
-    if wanted != 0 {
-        let wanted = opaque(wanted);
-        if wanted <= u64::from(SLOT_BYTES) {
-            // SAFETY: the slot has room for so many bytes.
-            copied = unsafe {
-                bpf_skb_load_bytes(
-                    skb.cast(),
-                    passage.headers.payload,
-                    (&raw mut (*slot).bytes).cast(),
-                    wanted as u32,
-                )
-            } == 0;
-        }
+    if let Some(wanted) = bounded(len.into(), SLOT_BYTES.into()) {
+        // SAFETY: the slot has room for so many bytes.
+        copied = unsafe {
+            bpf_skb_load_bytes(
+                skb.cast(),
+                passage.headers.payload,
+                (&raw mut (*slot).bytes).cast(),
+                wanted as u32,
+            )
+        } == 0;
     }
     if copied {
         let direction = &raw mut flow.directions[(passage.sender & 1) as usize];

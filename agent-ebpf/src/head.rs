@@ -6,8 +6,8 @@ use aya_ebpf::{
 };
 use wstap_ebpf::recognise::{Beginning, HeadSearch, PEEK, beginning};
 
-use wstap_ebpf::bound::{at_least_one, load_u64, opaque, store_u64};
 use crate::{headers::Headers, maps::SCRATCH};
+use wstap_ebpf::bound::{at_least_one, load_u64, opaque, store_u64};
 
 /// Bytes of a request's segment that are searched. One that is longer is left to the agent.
 const SEARCHED: usize = 4096;

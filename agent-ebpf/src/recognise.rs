@@ -346,7 +346,10 @@ mod tests {
             words(text).for_each(|(at, word)| search.response(at, word));
             (search.head_len(), search.found())
         };
-        assert_eq!(of(b"HTTP/1.1 101 x\r\na: b\r\n\r\n\x81\x02\r\n\r\n"), (24, false));
+        assert_eq!(
+            of(b"HTTP/1.1 101 x\r\na: b\r\n\r\n\x81\x02\r\n\r\n"),
+            (24, false)
+        );
         assert_eq!(of(b"HTTP/1.1 101 x\na: b\n\n\x81"), (21, false));
         assert_eq!(of(b"HTTP/1.1 101 x\r\na: b\r\n"), (0, false));
         let text = b"HTTP/1.1 101 x\r\nE: PerMessage-Deflate; a\r\n\r\n";

@@ -20,7 +20,7 @@ use wstap_common::{
     },
 };
 
-use wstap_ebpf::bound::{load_u16, load_u64, opaque, store_u64};
+use wstap_ebpf::bound::{bounded, load_u16, load_u64, opaque, store_u64};
 
 use crate::{
     maps::{ENTRIES, RECORDS, SLOTS, WALK, count},
@@ -239,10 +239,9 @@ extern "C" fn load_window(skb: *mut __sk_buff) -> u64 {
     walk.filled = CARRY + wanted;
     walk.is_last = u32::from(wanted == left);
     walk.carried = 0;
-    let wanted = opaque(wanted);
-    if wanted == 0 || wanted > WINDOW {
+    let Some(wanted) = bounded(wanted, WINDOW) else {
         return 1;
-    }
+    };
     // SAFETY: the window has room for `WINDOW` bytes behind `CARRY`.
     let to = unsafe { walk.window.as_mut_ptr().add(CARRY as usize) };
     u64::from(!read(skb, walk, walk.offset, to, wanted))
@@ -272,10 +271,10 @@ fn control_payload(skb: *mut __sk_buff, walk: &mut Walk) -> bool {
     }
     let left = len - offset;
     let pending = walk.rest & PENDING;
-    let part = opaque(if left < pending { left } else { pending });
-    if part == 0 || part > CONTROL_PAYLOAD {
+    let part = if left < pending { left } else { pending };
+    let Some(part) = bounded(part, CONTROL_PAYLOAD) else {
         return false;
-    }
+    };
     let seq = walk.seq.wrapping_add(offset as u32);
     // SAFETY: nothing is in the buffer yet, and it has room for more than one entry.
     let to = unsafe {
@@ -337,10 +336,7 @@ fn emit(walk: &mut Walk) {
     output(entries.cast(), used as u32, walk.flags & URGENT != 0);
     // SAFETY: as above.
     unsafe {
-        let header = entries
-            .cast::<u8>()
-            .add(HEADER_LEN)
-            .cast::<WalkHeader>();
+        let header = entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>();
         (*header).number = (*header).number.wrapping_add(1);
         (*header).from = walk.seq.wrapping_add(walk.offset as u32);
         (*header).frames = walk.frames;
@@ -388,7 +384,11 @@ extern "C" fn walk_window() -> u64 {
     // Behind a frame that is larger than a window another such may come. Of smaller ones a window
     // holds several, and there are only so many steps.
     let is_large = at.wrapping_sub(walk.filled) as i64 > WINDOW as i64;
-    walk.size = if is_large { GLANCE as u32 } else { WINDOW as u32 };
+    walk.size = if is_large {
+        GLANCE as u32
+    } else {
+        WINDOW as u32
+    };
     walk.offset = walk.offset.wrapping_add(at).wrapping_sub(CARRY);
     if walk.status == status::CUT && walk.is_last != 0 {
         let carried = walk.filled.wrapping_sub(at);
@@ -425,7 +425,9 @@ fn simple_frame(walk: &mut Walk) -> bool {
     let second = head >> 8 & 0xff;
     let rsv1 = head >> 6 & 1;
     let masked = second >> 7;
-    if (head & 0xb0) ^ 0x80 | (opcode.wrapping_sub(1) & !1) | (masked ^ u64::from(walk.flags & MASKED))
+    if (head & 0xb0) ^ 0x80
+        | (opcode.wrapping_sub(1) & !1)
+        | (masked ^ u64::from(walk.flags & MASKED))
         | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
         != 0
     {
@@ -446,7 +448,9 @@ fn simple_frame(walk: &mut Walk) -> bool {
     // SAFETY: the indices are within the arrays.
     unsafe {
         *(&raw mut (*delta).simple_sizes).cast::<u32>().add(class) += 1;
-        *(&raw mut (*delta).simple_messages).cast::<u32>().add(message) += 1;
+        *(&raw mut (*delta).simple_messages)
+            .cast::<u32>()
+            .add(message) += 1;
         *(&raw mut (*delta).simple_bytes).cast::<u64>().add(message) += len;
         (*delta).last_size = len;
         (*delta).last_message_size = len;
@@ -481,12 +485,7 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     // SAFETY: behind any byte of the segment the window has room for the largest entry.
     let bytes = unsafe { walk.window.as_ptr().add(at as usize) };
     // SAFETY: as above.
-    let (head, length) = unsafe {
-        (
-            load_u16(bytes),
-            load_u64(bytes.add(2)),
-        )
-    };
+    let (head, length) = unsafe { (load_u16(bytes), load_u64(bytes.add(2))) };
     let (first, second) = (head & 0xff, head >> 8);
     let is_masked = second >> 7;
     let mut size = 2 + is_masked * 4;
@@ -520,7 +519,11 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     odd |= state & state::CLOSED as u64;
     if is_control {
         kind = if opcode <= 10 { opcode - 5 } else { 6 };
-        let payload = if len < CONTROL_PAYLOAD { len } else { CONTROL_PAYLOAD };
+        let payload = if len < CONTROL_PAYLOAD {
+            len
+        } else {
+            CONTROL_PAYLOAD
+        };
         let held = available - size;
         if held < payload {
             if walk.is_last == 0 {
@@ -666,11 +669,17 @@ impl Walk {
         let beyond = self.offset.saturating_sub(u64::from(self.len));
         if self.mode == u32::from(mode::FAR) {
             // Only where nothing was walked.
-            return (Place::new(self.seq, version, state, 0, mode::FAR), self.rest);
+            return (
+                Place::new(self.seq, version, state, 0, mode::FAR),
+                self.rest,
+            );
         }
         if self.mode == u32::from(mode::CONTROL) {
             let next = self.seq.wrapping_add(self.len);
-            (Place::new(next, version, state, 0, mode::CONTROL), self.rest)
+            (
+                Place::new(next, version, state, 0, mode::CONTROL),
+                self.rest,
+            )
         } else if self.mode == u32::from(mode::FAR) {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::FAR), self.rest)

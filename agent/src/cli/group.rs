@@ -67,7 +67,7 @@ pub struct CaptureArgs {
         value_name = "WHAT",
         env = "WSTAP_COPY",
         value_enum,
-        default_value_t = CopyMode::Headers,
+        default_value_t = CopyMode::Whole,
     )]
     pub copy: CopyMode,
     /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
