@@ -8,9 +8,13 @@
     stay       one message, and once it is back "seen", which does not come back; no end
 
 Where the page lives to see the end it says what it saw (`GET /report?JSON`). Prints "ready" when it
-listens, "seen" when that was said, and when the WebSocket is over one line of JSON as `peer.py` does,
-with what the page said in `page` and in `sizes` the lengths of the messages that it sent, in bytes and
-before they were compressed.
+listens, "seen" when that was said, and when the WebSocket is over one line of JSON:
+
+    {"sent": {"frames": {opcode: n}, "bytes": {opcode: n}, "messages": {type: n}},
+     "received": {...}, "closed": {code of the first close frame: connections},
+     "page": what the page said, "sizes": [...]}
+
+`sizes` are the lengths of the messages that it sent, in bytes and before they were compressed.
 """
 
 import argparse
@@ -23,7 +27,7 @@ import urllib.parse
 # The folder belongs to the sources.
 sys.dont_write_bytecode = True
 
-from peer import CLOSED, RECEIVED, SENT, CountingServer  # noqa: E402
+from counting import CLOSED, RECEIVED, SENT, CountingServer  # noqa: E402
 from websockets.asyncio.server import serve  # noqa: E402
 from websockets.datastructures import Headers  # noqa: E402
 from websockets.exceptions import ConnectionClosed  # noqa: E402
