@@ -55,6 +55,18 @@ impl FlowKey {
         }
     }
 
+    /// A number below [`crate::globals::HINTS`] that costs little to find.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hint(&self) -> u32 {
+        let [a, b] = &self.addr;
+        // The end of an address is what differs within a network.
+        let ends = u32::from_ne_bytes([a[12], a[13], a[14], a[15]])
+            ^ u32::from_ne_bytes([b[12], b[13], b[14], b[15]]).rotate_left(7);
+        let ports = (self.port[0] as u32) << 16 | self.port[1] as u32;
+        (ends ^ ports).wrapping_mul(0x9e37_79b1) >> (32 - crate::globals::HINTS.ilog2())
+    }
+
     /// The key of a segment between two socket addresses, and the index of `source` in it.
     #[must_use]
     pub fn from_socket_addrs(
@@ -145,13 +157,14 @@ pub struct Followed {
     pub tally: u32,
     /// See [`flag`]; set when it is entered and left as they are.
     pub flags: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// [`Walked::high`] of the direction whose receiver closed its window last, at that moment; 0 if it
+    /// has opened it since.
+    pub closed_at: u32,
     /// By sender (index in the key).
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 208);
+const _: () = assert!(size_of::<Followed>() == 192);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -167,6 +180,8 @@ pub struct Walked {
     pub message_len: u64,
     /// The bytes of a header that the last segment cut off.
     pub carry: [u64; 2],
+    /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are.
+    pub waiting_since: u64,
     /// Sequence number behind the newest byte seen at the owner.
     pub high: u32,
     /// The hook that accounts for this direction, see [`hook`]. 0 until a hook has claimed it.
@@ -179,10 +194,9 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
-    pub closed_at: u32,
-    /// Slots in which segments wait whose predecessor is missing; 0 is none.
-    pub slots: [u16; SLOTS_A_DIRECTION],
+    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
+    /// is. It names the next.
+    pub waiting: u32,
 }
 
 impl Walked {
@@ -195,27 +209,17 @@ impl Walked {
             rest: 0,
             message_len: 0,
             carry: [0; 2],
+            waiting_since: 0,
             high,
             owner,
             frames: 0,
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            closed_at: 0,
-            slots: [0; SLOTS_A_DIRECTION],
+            waiting: 0,
         }
     }
-
-    /// Whether segments wait in slots.
-    #[inline(always)]
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        self.slots.iter().any(|&slot| slot != 0)
-    }
 }
-
-/// Segments of one direction that may wait for one that is missing.
-pub const SLOTS_A_DIRECTION: usize = 8;
 
 /// Where the walk of a direction is, in one word, so that it is read and compared at once: from the
 /// low end the sequence number, a version that each step changes (16 bits), the message under way

@@ -53,7 +53,13 @@ pub const HEARTBEAT_MAP: &str = "HEARTBEAT";
 pub const PORT_WORDS: u32 = 65536 / 64;
 
 /// Segments that may wait for one that is missing, in all, and one that is not used.
-pub const SLOTS: u32 = 64;
+pub const SLOTS: u32 = 128;
+
+/// Array of `u8`, indexed by [`crate::flow::FlowKey::hint`]: not 0 if a flow of this hint may be among
+/// those that are followed. What it says is never relied upon.
+pub const HINTS_MAP: &str = "HINTS";
+/// Elements of the map [`HINTS_MAP`].
+pub const HINTS: u32 = 1 << 14;
 
 /// Program array of one element: [`BODY`].
 pub const BODY_MAP: &str = "BODY";

@@ -22,7 +22,7 @@ use crate::{
     follow::{followed, walk_behind},
     head::{ONLY_HEAD, REQUEST, blank_line, examine_request, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
-    maps::{CANDIDATES, FLOWS, FREE_TALLIES, Flow, PASSAGE, NEW_FLOW, TALLIES, VERDICTS, WALKS, count},
+    maps::{CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, PASSAGE, NEW_FLOW, TALLIES, VERDICTS, WALKS, count},
     sample::{Origin, copy_described, describe, now},
 };
 
@@ -94,14 +94,19 @@ fn undecided(state: &FlowState) -> Origin {
 /// look again, each with a stack of its own.
 #[inline(always)]
 pub fn decide(skb: *mut __sk_buff, passage: &Passage) -> u32 {
-    // Candidates first: most segments belong to flows that are no WebSockets, and those are spared
-    // the second look-up.
-    let known = CANDIDATES
-        .get_ptr_mut(passage.key)
+    // Most segments belong to flows that are no WebSockets, and those are spared the second look-up;
+    // so are those of the ones that the hint knows.
+    let hinted = HINTS
+        .get(passage.key.hint())
+        .is_some_and(|hint| *hint != 0);
+    let mut stage = stage::FOLLOWED;
+    if !hinted
+        && let Some(state) = CANDIDATES.get_ptr_mut(passage.key)
+    {
         // SAFETY: the element of an evicted entry may be used again for another flow while this
         // program holds it; a candidate that is spoilt so is decided anew.
-        .map(|state| unsafe { &mut *state });
-    let stage = known.map_or(stage::FOLLOWED, |state| state.stage);
+        stage = unsafe { (*state).stage };
+    }
     if stage == stage::FOLLOWED
         && let Some(flow) = FLOWS.get_ptr_mut(passage.key)
     {
@@ -454,6 +459,7 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
     new.isn = state.isn;
     new.tally = 0;
     new.flags = 0;
+    new.closed_at = 0;
     new.directions[0] = Walked::new(Place::WHOLE, state.owner[0], state.high[0]);
     new.directions[1] = Walked::new(Place::WHOLE, state.owner[1], state.high[1]);
     let mut origin = Origin {
@@ -495,6 +501,10 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision
         state.stage = stage::IGNORED;
         warn!(ctx, "the map of flows is full: a WebSocket is not followed");
         return Decision::Leave(Counter::Ignored);
+    }
+    if let Some(hint) = HINTS.get_ptr_mut(passage.key.hint()) {
+        // SAFETY: an element of an array is always there.
+        unsafe { *hint = 1 };
     }
     // Only now: another CPU that finds it followed expects it there.
     state.stage = stage::FOLLOWED;

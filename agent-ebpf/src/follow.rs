@@ -10,27 +10,28 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    flow::{CursorKey, Place, SLOTS_A_DIRECTION, flag, mode},
+    flow::{CursorKey, Place, flag, mode},
+    globals::SLOTS as SLOTS_LEN,
     record::{
         HEADER_LEN, RECORD_LOST, RECORD_SEGMENT, RECORD_WALK, RecordHeader,
         WalkHeader,
     },
-    tally::{Tally, element},
+    tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
 
 use wstap_ebpf::bound::opaque;
 
 use crate::{
     flow::{Account, Passage, account},
-    headers::{ACK, FIN, RST},
+    headers::{ACK, FIN, Headers, RST, SYN},
     maps::{
         CURSORS, EACH_FRAME, ENTRIES, FLOWS, FREE_SLOTS, Flow, HEADER, PASSAGE, SLOTS, TALLIES, WALK,
         WALKS, count,
     },
-    sample::{Origin, bytes, now, sample},
+    sample::{Origin, now, sample},
     walk::{
         DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries, output,
-        walk_segment,
+        size_class, walk_segment,
     },
 };
 
@@ -50,6 +51,18 @@ const WHOLE: u64 = 1 << 33;
 #[inline(always)]
 pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
+    let opposite = &mut flow.directions[1 - sender];
+    let [from, to] = opposite.hole;
+    if from != to && passage.headers.has(ACK) && passage.headers.ack.wrapping_sub(to) as i32 >= 0 {
+        // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
+        opposite.hole = [0; 2];
+    }
+    if opposite.waiting != 0
+        && passage.headers.has(ACK)
+        && passage.headers.ack.wrapping_sub(Place(opposite.place).next()) as i32 > 0
+    {
+        give_up_late(1 - sender as u32);
+    }
     let direction = &mut flow.directions[sender];
     let high = direction.high;
     match account(passage, &mut direction.owner, &mut direction.high) {
@@ -86,6 +99,24 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         }
         return Counter::Passed as u32;
     }
+    if EACH_FRAME.load() == 0
+        && beyond > 0
+        && headers.seq == high
+        && direction.hole[0] == direction.hole[1]
+        && headers.flags & (FIN | RST | SYN) == 0
+        && let Some(frame) = only_frame(skb, headers, flow, sender, place)
+        && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
+    {
+        // SAFETY: an element of an array is always there, and nobody else writes its counts without
+        // the lock.
+        let tally = unsafe { &mut *tally };
+        if count_only(flow, sender, tally, place, frame, now) {
+            if flow.directions[sender].waiting != 0 {
+                drain(skb);
+            }
+            return Counter::Walked as u32;
+        }
+    }
     let outcome = advance(skb, high, now, quiet_since);
     if outcome & DRAIN != 0 {
         drain(skb);
@@ -94,6 +125,157 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return copy_whole(skb, now) as u32;
     }
     outcome as u32
+}
+
+/// A frame that is a message.
+#[derive(Clone, Copy)]
+struct OnlyFrame {
+    /// Index into `Tally::messages`.
+    message: u64,
+    /// 1 for text, 2 for binary.
+    opcode: u64,
+    /// Payload bytes.
+    len: u64,
+    /// The place behind it.
+    place: u64,
+}
+
+/// The frame in a segment that begins with a header and has no other: nothing but a message in one
+/// frame by the rules. Most segments that begin with a header are of this kind, and need no walk.
+#[inline(always)]
+fn only_frame(
+    skb: *mut __sk_buff,
+    headers: &Headers,
+    flow: &Flow,
+    sender: usize,
+    place: Place,
+) -> Option<OnlyFrame> {
+    // In `mode::NEAR`, with no message under way, no close frame, and nothing carried over.
+    if place.0 >> 48 != u64::from(mode::NEAR) << 12
+        || place.next() != headers.seq
+        || headers.len < 14
+    {
+        return None;
+    }
+    let mut bytes = [0u64; 2];
+    // SAFETY: there is room for 14 bytes.
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), headers.payload, bytes.as_mut_ptr().cast(), 14) };
+    if failed != 0 {
+        return None;
+    }
+    let first = bytes[0] & 0xff;
+    let second = bytes[0] >> 8 & 0xff;
+    let rsv1 = first >> 6 & 1;
+    let opcode = first & 0x0f;
+    let compresses = flow.flags & flag::DEFLATE != 0;
+    let is_client = flow.flags & flag::CLIENT == sender as u32;
+    if first & 0xb0 != 0x80
+        || (opcode != 1 && opcode != 2)
+        || (rsv1 != 0 && !compresses)
+        || second >> 7 != u64::from(is_client)
+    {
+        return None;
+    }
+    let mut size = 2 + (second >> 7) * 4;
+    let mut len = second & 0x7f;
+    if len == 126 {
+        size += 2;
+        len = u64::from((bytes[0] >> 16) as u16).swap_bytes() >> 48;
+        if len < 126 {
+            return None;
+        }
+    } else if len == 127 {
+        size += 8;
+        len = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
+        if len < 0x1_0000 || len >= NEAR {
+            return None;
+        }
+    }
+    if size + len < u64::from(headers.len) {
+        return None;
+    }
+    let next = headers.seq.wrapping_add((size + len) as u32);
+    Some(OnlyFrame {
+        message: (opcode - 1) * 2 + rsv1,
+        opcode,
+        len,
+        place: Place::new(next, place.version().wrapping_add(1), 0, 0, mode::NEAR).0,
+    })
+}
+
+/// Counts it, unless the place has changed meanwhile.
+#[inline(always)]
+fn count_only(
+    flow: &mut Flow,
+    sender: usize,
+    tally: &mut Tally,
+    place: Place,
+    frame: OnlyFrame,
+    now: u64,
+) -> bool {
+    let class = opaque(size_class(frame.len)) as usize & 15;
+    let message = opaque(frame.message) as usize & 3;
+    let kind = opaque(frame.opcode) as usize & 3;
+    let direction = &raw mut flow.directions[sender & 1];
+    let tally = &raw mut *tally;
+    let mut done = false;
+    // SAFETY: the lock is the flow's, the direction within its value, the indices within the arrays:
+    // a class is at most 11, and behind the classes there is more of the tally.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        if (*direction).place == place.0 {
+            (*direction).place = frame.place;
+            (*direction).frames = (*direction).frames.wrapping_add(1);
+            let add = |to: *mut u32, at: usize| *to.add(at) = (*to.add(at)).wrapping_add(1);
+            add((&raw mut (*tally).frames).cast(), kind);
+            add((&raw mut (*tally).messages).cast(), message);
+            add((&raw mut (*tally).frame_sizes).cast(), class);
+            add((&raw mut (*tally).message_sizes).cast(), class);
+            let bytes = (&raw mut (*tally).bytes).cast::<u64>().add(kind);
+            *bytes = (*bytes).wrapping_add(frame.len);
+            (*tally).message_bytes = (*tally).message_bytes.wrapping_add(frame.len);
+            (*tally).last_size = frame.len;
+            (*tally).last_message_size = frame.len;
+            (*tally).last = (frame.opcode
+                | u64::from(LAST_ENDS_MESSAGE)
+                | frame.message << LAST_MESSAGE_SHIFT) as u32;
+            (*tally).next = frame.place as u32;
+            (*tally).edge = (*direction).high;
+            (*tally).last_seen = now;
+            (*tally).walked = (*tally).walked.wrapping_add(1);
+            done = true;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    done
+}
+
+/// How long segments wait for one that is missing once its receiver has acknowledged it: it may be on
+/// another CPU at this moment.
+const PATIENCE: u64 = 50_000_000;
+/// How long they wait where no acknowledgement is seen.
+const LONG_PATIENCE: u64 = 1_000_000_000;
+
+/// Gives up the place of a direction whose missing segment has passed by unseen, by now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn give_up_late(sender: u32) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let since = unsafe { (*flow).directions[(sender & 1) as usize].waiting_since };
+    let now = now();
+    if now.saturating_sub(since) > PATIENCE {
+        lose(sender, now, now);
+    }
+    0
 }
 
 /// Copies the segment in `PASSAGE` whole; what it counts as.
@@ -148,7 +330,6 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     }
     observe(passage, flow, tally, high);
 
-    let ends = passage.headers.has(FIN) || passage.headers.has(RST);
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         attempt += 1;
@@ -160,24 +341,25 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             }
         }
         if place.mode() == mode::FAR {
-            match approach(passage, flow, tally, place) {
-                Some(near) => place = near,
-                None if ends => place = place_of(flow, sender),
-                None => return Counter::Passed as u64,
-            }
+            place = approach(passage, flow, tally, place)
+                .unwrap_or_else(|| place_of(flow, sender));
         }
         let headers = &passage.headers;
         let end = headers.seq.wrapping_add(headers.len);
         let beyond = end.wrapping_sub(place.next()) as i32;
-        if beyond <= 0 && !ends {
+        let ends = headers.has(FIN) || headers.has(RST);
+        // The next header is far away still.
+        let within = place.mode() == mode::FAR;
+        if (beyond <= 0 || within) && !ends {
             return Counter::Passed as u64;
         }
-        if headers.seq.wrapping_sub(place.next()) as i32 > 0 && !headers.has(RST) {
+        let early = headers.seq.wrapping_sub(place.next()) as i32 > 0;
+        if early && !within && !headers.has(RST) {
             match set_aside(skb, place.0) {
                 SET_ASIDE => return Counter::SetAside as u64,
                 CHANGED => continue,
                 _ => {
-                    lose(quiet_since, now);
+                    lose(passage.sender, quiet_since, now);
                     return WHOLE;
                 }
             }
@@ -191,21 +373,21 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         walk.len = headers.len;
         walk.seq = headers.seq;
         walk.slot = 0;
+        walk.previous = 0;
         walk.flags = flags(flow, sender as u32);
         if ends {
             walk.flags |= URGENT;
         }
-        // What has nothing new, or where it is does not matter, leaves the place as it is.
-        let stays = beyond <= 0 || headers.has(RST) || place.mode() == mode::FAR;
-        if stays {
-            walk.len = 0;
-            walk.seq = place.next();
+        let holds = beyond > 0 && !early && !within;
+        if holds {
+            walk.begin(&flow.directions[sender], place);
+        } else {
+            walk.stay(&flow.directions[sender], place);
         }
-        walk.begin(&flow.directions[sender], place);
         describe(passage, flow, now, quiet_since, place.0);
-        if !stays && walk_segment(skb) != 0 {
+        if holds && walk_segment(skb) != 0 {
             walk.delta.clear();
-            lose(quiet_since, now);
+            lose(passage.sender, quiet_since, now);
             return WHOLE;
         }
         if !commit(flow, sender, tally, place.0, ends.into()) {
@@ -216,7 +398,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
             emit_entries();
         }
         walk.delta.clear();
-        return if flow.directions[sender].waits() {
+        return if flow.directions[sender].waiting != 0 {
             Counter::Walked as u64 | DRAIN
         } else {
             Counter::Walked as u64
@@ -255,8 +437,12 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         return;
     }
     if headers.has(ACK) {
-        let peer = &mut flow.directions[1 - (passage.sender & 1) as usize];
-        peer.closed_at = if headers.window == 0 { peer.high } else { 0 };
+        let high = flow.directions[1 - (passage.sender & 1) as usize].high;
+        if headers.window == 0 {
+            flow.closed_at = high;
+        } else if flow.closed_at == high {
+            flow.closed_at = 0;
+        }
     }
     let direction = &mut flow.directions[(passage.sender & 1) as usize];
     let takes = headers.len + u32::from(headers.has(FIN));
@@ -270,7 +456,7 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
         // Whoever has something to send, and may not, asks in the same way whether it may.
-        if direction.closed_at != high {
+        if flow.closed_at != high {
             tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
         }
         return;
@@ -437,7 +623,12 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let walk = unsafe { &mut *walk };
-    let slot = walk.slot as u16;
+    let slot = walk.slot;
+    let previous = walk.previous;
+    // The slot that names this one, and this one; the first of the array where there is none.
+    let (Some(before), Some(own)) = (SLOTS.get_ptr_mut(previous), SLOTS.get_ptr_mut(slot)) else {
+        return false;
+    };
     let (new, rest) = walk.place(place.version().wrapping_add(1));
     let ahead = ahead(new, rest);
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
@@ -456,7 +647,16 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
     // tally's counts without the lock.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 {
+        let first = (*direction).waiting;
+        let linked = slot == 0
+            || (previous == 0 && first == slot)
+            || (previous != 0 && (*before).link == u64::from(slot));
+        if (*direction).place == place.0 && linked {
+            if slot != 0 && previous == 0 {
+                (*direction).waiting = (*own).link as u32;
+            } else if slot != 0 {
+                (*before).link = (*own).link;
+            }
             (*direction).rest = rest;
             (*direction).message_len = walk.message_len;
             (*direction).carry[0] = walk.carry[0];
@@ -465,17 +665,10 @@ fn commit(flow: &mut Flow, sender: usize, tally: &mut Tally, place: u64, record:
             (*direction).message_frames = walk.message_frames;
             (*direction).records = number;
             (*direction).place = new.0;
-            if slot != 0 {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if (*direction).slots[i] == slot {
-                        (*direction).slots[i] = 0;
-                    }
-                }
-            }
             tally.next = new.next();
             tally.rest = ahead;
             tally.walked = tally.walked.wrapping_add(1);
-            if walk.delta.total != 0 {
+            if walk.delta.any != 0 {
                 walk.delta.apply(tally);
             }
             done = true;
@@ -524,8 +717,17 @@ unsafe fn fill(to: *mut RecordHeader, passage: &Passage, flow: &Flow, now: u64, 
     record.time = now;
     record.ifindex = passage.hook >> 1;
     record.epoch = flow.epoch;
-    record.source = bytes(headers.source);
-    record.destination = bytes(headers.destination);
+    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it.
+    unsafe {
+        let to = (&raw mut record.source).cast::<u64>();
+        let from = (&raw const headers.source).cast::<u64>();
+        to.write_volatile(from.read_volatile());
+        to.add(1).write_volatile(from.add(1).read_volatile());
+        let to = (&raw mut record.destination).cast::<u64>();
+        let from = (&raw const headers.destination).cast::<u64>();
+        to.write_volatile(from.read_volatile());
+        to.add(1).write_volatile(from.add(1).read_volatile());
+    }
     record.source_port = headers.source_port;
     record.destination_port = headers.destination_port;
     record.seq = headers.seq;
@@ -566,7 +768,10 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
     // SAFETY: as in `decide`.
     let flow = unsafe { &mut *flow };
     let len = passage.headers.len;
-    if len > SLOT_BYTES {
+    let since = now();
+    let direction = &flow.directions[(passage.sender & 1) as usize];
+    let waited = since.saturating_sub(direction.waiting_since);
+    if len > SLOT_BYTES || (direction.waiting != 0 && waited > LONG_PATIENCE) {
         return NO_ROOM;
     }
     let Ok(Some(index)) = FREE_SLOTS.pop() else {
@@ -576,7 +781,7 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
         return NO_ROOM;
     };
     // SAFETY: the slot is ours until it is given away below.
-    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, now(), RECORD_SEGMENT) };
+    unsafe { fill((&raw mut (*slot).header).cast(), passage, flow, since, RECORD_SEGMENT) };
     let wanted = opaque(u64::from(len));
     let mut outcome = NO_ROOM;
     let mut copied = true;
@@ -602,12 +807,12 @@ extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
             if (*direction).place != place {
                 outcome = CHANGED;
             } else {
-                for i in 0..SLOTS_A_DIRECTION {
-                    if outcome == NO_ROOM && (*direction).slots[i] == 0 {
-                        (*direction).slots[i] = index as u16;
-                        outcome = SET_ASIDE;
-                    }
+                if (*direction).waiting == 0 {
+                    (*direction).waiting_since = since;
                 }
+                (*slot).link = u64::from((*direction).waiting);
+                (*direction).waiting = index;
+                outcome = SET_ASIDE;
             }
             bpf_spin_unlock(&raw mut flow.lock);
         }
@@ -655,6 +860,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     walk.len = headers.len;
     walk.seq = headers.seq;
     walk.slot = 0;
+    walk.previous = 0;
     walk.flags = flags(flow, sender as u32);
     walk.begin(&flow.directions[sender], place);
     let now = flow.last_seen;
@@ -664,7 +870,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     }
     if walk_segment(skb) != 0 {
         walk.delta.clear();
-        lose(now, now);
+        lose(passage.sender, now, now);
         return 0;
     }
     let ends = headers.has(FIN) || headers.has(RST);
@@ -678,7 +884,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
 /// Walks the segments of the direction in `PASSAGE` that were set aside and are next.
 #[inline(always)]
 fn drain(skb: *mut __sk_buff) {
-    for _ in 0..SLOTS_A_DIRECTION {
+    for _ in 0..SLOTS_LEN {
         if drain_next(skb) == 0 {
             break;
         }
@@ -708,24 +914,28 @@ extern "C" fn drain_next(skb: *mut __sk_buff) -> u64 {
     u64::from(drain_one(skb, passage, flow, sender, tally))
 }
 
-/// The slot of a segment that has the byte `next`, or is old; 0 if there is none.
+/// The slot of a segment that has the byte `next`, or is old; 0 if there is none. Above 32 bits the slot
+/// that names it, 0 if the direction does.
 #[inline(never)]
-fn next_slot(flow: &Flow, sender: usize, next: u32) -> u64 {
-    let mut found = 0;
-    for i in 0..SLOTS_A_DIRECTION {
-        let index = flow.directions[sender & 1].slots[i];
-        if found == 0
-            && index != 0
-            && let Some(slot) = SLOTS.get_ptr(index.into())
-        {
-            // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
-            let seq = unsafe { (*slot).header.seq };
-            if seq.wrapping_sub(next) as i32 <= 0 {
-                found = index;
-            }
+fn next_slot(waiting: u32, next: u32) -> u64 {
+    let mut previous = 0;
+    let mut index = waiting;
+    for _ in 0..SLOTS_LEN {
+        if index == 0 {
+            break;
         }
+        let Some(slot) = SLOTS.get_ptr(index) else {
+            break;
+        };
+        // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
+        let (seq, link) = unsafe { ((*slot).header.seq, (*slot).link) };
+        if seq.wrapping_sub(next) as i32 <= 0 {
+            return u64::from(index) | u64::from(previous) << 32;
+        }
+        previous = index;
+        index = link as u32;
     }
-    found.into()
+    0
 }
 
 /// Walks one of the segments that were set aside; whether there was one.
@@ -741,12 +951,13 @@ fn drain_one(
     if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
         return false;
     }
-    let found = next_slot(flow, sender, place.next()) as u16;
+    let found = next_slot(flow.directions[sender].waiting, place.next());
+    let (found, previous) = (found as u32, (found >> 32) as u32);
     if found == 0 {
         return false;
     }
     let (Some(slot), Some(walk), Some(entries)) = (
-        SLOTS.get_ptr_mut(found.into()),
+        SLOTS.get_ptr_mut(found),
         WALK.get_ptr_mut(0),
         ENTRIES.get_ptr_mut(0),
     ) else {
@@ -757,13 +968,21 @@ fn drain_one(
     walk.payload = 0;
     walk.len = slot.header.len;
     walk.seq = slot.header.seq;
-    walk.slot = found.into();
+    walk.slot = found;
+    walk.previous = previous;
     walk.flags = flags(flow, sender as u32);
     let ends = slot.header.flags & (FIN | RST) != 0;
     if ends {
         walk.flags |= URGENT;
     }
-    walk.begin(&flow.directions[sender], place);
+    let end = walk.seq.wrapping_add(walk.len);
+    let holds = end.wrapping_sub(place.next()) as i32 > 0;
+    if holds {
+        walk.begin(&flow.directions[sender], place);
+    } else {
+        // Old by now: the place stays as it is.
+        walk.stay(&flow.directions[sender], place);
+    }
     describe(passage, flow, slot.header.time, slot.header.time, place.0);
     // SAFETY: the header is at the buffer's beginning.
     unsafe {
@@ -774,14 +993,7 @@ fn drain_one(
         (*record).flags = slot.header.flags;
         (*record).window = slot.header.window;
     }
-    let end = walk.seq.wrapping_add(walk.len);
-    let beyond = end.wrapping_sub(place.next()) as i32;
-    if beyond <= 0 {
-        // Old by now: the place stays as it is.
-        walk.len = 0;
-        walk.seq = place.next();
-        walk.offset = 0;
-    } else if walk_segment(skb) != 0 {
+    if holds && walk_segment(skb) != 0 {
         walk.delta.clear();
         return false;
     }
@@ -790,7 +1002,7 @@ fn drain_one(
         if ends || walk.used > ENTRIES_AT {
             emit_entries();
         }
-        let _ = FREE_SLOTS.push(u32::from(found), 0);
+        let _ = FREE_SLOTS.push(found, 0);
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
@@ -801,7 +1013,7 @@ fn drain_one(
 /// were set aside.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn lose(quiet_since: u64, now: u64) -> u64 {
+extern "C" fn lose(sender: u32, quiet_since: u64, now: u64) -> u64 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return 0;
     };
@@ -811,23 +1023,21 @@ extern "C" fn lose(quiet_since: u64, now: u64) -> u64 {
         return 0;
     };
     // SAFETY: as in `decide`.
-    give_up(passage, unsafe { &mut *flow }, quiet_since, now);
+    give_up(passage, unsafe { &mut *flow }, sender, quiet_since, now);
     0
 }
 
 #[inline(always)]
-fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
-    let sender = (passage.sender & 1) as usize;
+fn give_up(passage: &Passage, flow: &mut Flow, sender: u32, quiet_since: u64, now: u64) {
+    let sender = (sender & 1) as usize;
     let place = place_of(flow, sender);
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let walk = unsafe { &mut *walk };
-    walk.seq = passage.headers.seq;
-    walk.len = 0;
     walk.flags = URGENT;
-    walk.begin(&flow.directions[sender], place);
+    walk.stay(&flow.directions[sender], place);
     describe(passage, flow, now, quiet_since, place.0);
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return;
@@ -835,12 +1045,24 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
     let version = place.version().wrapping_add(1);
     // SAFETY: the headers are at the buffer's beginning.
     unsafe {
-        (*entries.cast::<RecordHeader>()).kind = RECORD_LOST;
+        let record = &mut *entries.cast::<RecordHeader>();
+        record.kind = RECORD_LOST;
+        // It says nothing of a segment; and that at hand may be the other direction's.
+        record.seq = place.next();
+        record.len = 0;
+        record.flags = ACK;
+        record.ack = flow.directions[1 - sender].high;
+        record.window = 1;
+        if sender as u32 != passage.sender & 1 {
+            turn(record);
+        }
         let header = entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>();
         (*header).state = u32::from(place.state()) | u32::from(version) << 16;
+        (*header).high = flow.directions[sender].high;
+        (*header).number = flow.directions[sender].records;
     }
     let direction = &raw mut flow.directions[sender];
-    let mut slots = [0; SLOTS_A_DIRECTION];
+    let mut waiting = 0;
     let mut done = false;
     // SAFETY: the lock is the flow's, the direction within its value.
     unsafe {
@@ -849,10 +1071,8 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
             let new = Place::new(place.next(), version, place.state(), 0, mode::WHOLE);
             (*direction).place = new.0;
             (*direction).records = (*direction).records.wrapping_add(1);
-            for i in 0..SLOTS_A_DIRECTION {
-                slots[i] = (*direction).slots[i];
-                (*direction).slots[i] = 0;
-            }
+            waiting = (*direction).waiting;
+            (*direction).waiting = 0;
             done = true;
         }
         bpf_spin_unlock(&raw mut flow.lock);
@@ -862,21 +1082,52 @@ fn give_up(passage: &Passage, flow: &mut Flow, quiet_since: u64, now: u64) {
     }
     count(Counter::PlaceLost, 1);
     emit_entries();
-    for index in slots {
-        if index == 0 {
-            continue;
+    for _ in 0..SLOTS_LEN {
+        waiting = hand_over(waiting) as u32;
+        if waiting == 0 {
+            break;
         }
-        let Some(slot) = SLOTS.get_ptr_mut(index.into()) else {
-            continue;
-        };
-        // SAFETY: the slot is ours, since it was taken under the lock.
-        let len = unsafe {
-            (*slot).header.captured = (*slot).header.len;
-            opaque(u64::from((*slot).header.len) + HEADER_LEN as u64)
-        };
-        if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
-            output(slot.cast(), len as u32, true);
-        }
-        let _ = FREE_SLOTS.push(u32::from(index), 0);
     }
+}
+
+/// Makes the record that of the other direction.
+#[inline(always)]
+fn turn(record: &mut RecordHeader) {
+    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it.
+    unsafe {
+        let a = (&raw mut record.source).cast::<u64>();
+        let b = (&raw mut record.destination).cast::<u64>();
+        for i in 0..2 {
+            let word = a.add(i).read_volatile();
+            a.add(i).write_volatile(b.add(i).read_volatile());
+            b.add(i).write_volatile(word);
+        }
+    }
+    let port = record.source_port;
+    record.source_port = record.destination_port;
+    record.destination_port = port;
+}
+
+/// Sends off the segment in a slot whole, and gives the slot back; the slot that it named.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn hand_over(index: u32) -> u64 {
+    if index == 0 {
+        return 0;
+    }
+    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the slot is ours, since it was taken under the lock.
+    let (record, len, link) = unsafe {
+        let record = &raw mut (*slot).header;
+        (*record).captured = (*record).len;
+        let len = u64::from((*record).len) + HEADER_LEN as u64;
+        (record, opaque(len), (*slot).link)
+    };
+    if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
+        output(record.cast(), len as u32, true);
+    }
+    let _ = FREE_SLOTS.push(index, 0);
+    link
 }

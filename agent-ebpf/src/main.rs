@@ -87,11 +87,12 @@ fn wstap_body(ctx: TcContext) -> i32 {
     } else {
         inspect(ctx.skb.skb) as u32
     };
-    if counter != ON_ITS_WAY {
-        count_at(counter, 1);
-    } else {
-        pass(ctx.skb.skb);
-    }
+    let counter = match PASSAGE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot, which `inspect` has filled.
+        Some(passage) if counter == ON_ITS_WAY => decide(ctx.skb.skb, unsafe { &*passage }),
+        _ => counter,
+    };
+    count_at(counter, 1);
     TC_ACT_UNSPEC
 }
 
@@ -130,20 +131,6 @@ extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
     passage.key = key;
     passage.sender = sender as u32;
     u64::from(ON_ITS_WAY)
-}
-
-/// Decides about the segment in `PASSAGE`, copies it if so decided, and counts it. A function that is not inlined and has a name outside: the verifier walks it once, by
-/// itself, where inlined it would walk it for every combination of headers that may precede it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn pass(skb: *mut __sk_buff) -> u64 {
-    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
-        return 0;
-    };
-    // SAFETY: as in `inspect`, which has filled it.
-    let passage = unsafe { &*passage };
-    count_at(decide(skb, passage), 1);
-    0
 }
 
 /// A filter on a clsact qdisc outlives the agent that attached it; then it does nothing.

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use wstap_common::{
     counter::{COUNTERS as COUNTERS_LEN, Counter},
     flow::{Cursor, CursorKey, FlowKey, FlowState, Verdict, Walked},
-    globals::{PORT_WORDS, SLOTS as SLOTS_LEN},
+    globals::{HINTS as HINTS_LEN, PORT_WORDS, SLOTS as SLOTS_LEN},
     record::RecordHeader,
     tally::Tally,
 };
@@ -44,11 +44,15 @@ pub struct Flow {
     pub isn: u32,
     pub tally: u32,
     pub flags: u32,
-    pub reserved: u32,
+    pub closed_at: u32,
     pub directions: [Walked; 2],
 }
 
 const _: () = assert!(size_of::<Flow>() == size_of::<wstap_common::flow::Followed>());
+
+/// By [`FlowKey::hint`]: 1 if a flow of this hint is followed, or was.
+#[btf_map]
+pub static HINTS: Array<u8, { HINTS_LEN as usize }> = Array::new();
 
 /// What becomes an element of `FLOWS`: too large for the stack.
 #[btf_map]
@@ -73,6 +77,8 @@ pub static FREE_SLOTS: Queue<u32, { SLOTS_LEN as usize }> = Queue::new();
 /// A segment that waits: the record that it would be, and room behind it for a window.
 #[repr(C)]
 pub struct Slot {
+    /// The next slot of its direction, 0 if there is none.
+    pub link: u64,
     pub header: RecordHeader,
     pub bytes: [u8; SLOT_BYTES as usize + WINDOW as usize],
 }

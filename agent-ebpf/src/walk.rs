@@ -31,6 +31,8 @@ use crate::{
 const CARRY: u64 = 16;
 /// Bytes of the segment in the first window. It holds any header and any control payload whole.
 const FIRST: u64 = 192;
+/// Bytes of the segment in a window behind a frame that was larger than the last window: a header.
+const GLANCE: u64 = 32;
 /// Bytes of the segment in a window.
 pub const WINDOW: u64 = 1024;
 /// Room behind them: what is read beyond the bytes that are there means nothing, and is not used.
@@ -91,9 +93,14 @@ pub struct Delta {
     pub messages: [u32; MESSAGE_KINDS],
     pub frame_sizes: [u32; SIZES + 4],
     pub message_sizes: [u32; SIZES + 4],
+    /// Messages in one frame, which are counted here alone: by index of messages, and by the size
+    /// of their frame.
+    pub simple_bytes: [u64; MESSAGE_KINDS],
+    pub simple_messages: [u32; MESSAGE_KINDS],
+    pub simple_sizes: [u32; SIZES + 4],
     pub last: u32,
-    /// Frames in all.
-    pub total: u32,
+    /// There is something at all.
+    pub any: u32,
 }
 
 /// A walk under way.
@@ -107,6 +114,8 @@ pub struct Walk {
     pub seq: u32,
     /// In: the slot it is in, 0 for the packet.
     pub slot: u32,
+    /// In: the slot that names it.
+    pub previous: u32,
     /// In: [`MASKED`], [`DEFLATE`], [`DETAIL`].
     pub flags: u32,
     /// In and out: [`state`].
@@ -134,7 +143,6 @@ pub struct Walk {
     size: u32,
     /// The window reaches to the segment's end.
     is_last: u32,
-    reserved: u32,
     pub delta: Delta,
     window: [u8; (CARRY + WINDOW + SLACK) as usize],
 }
@@ -148,7 +156,7 @@ fn exceeds(len: u64, bound: u64) -> u64 {
 
 /// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
 #[inline(always)]
-fn size_class(len: u64) -> u64 {
+pub fn size_class(len: u64) -> u64 {
     exceeds(len, 16)
         + exceeds(len, 64)
         + exceeds(len, 256)
@@ -231,7 +239,6 @@ extern "C" fn load_window(skb: *mut __sk_buff) -> u64 {
     walk.filled = CARRY + wanted;
     walk.is_last = u32::from(wanted == left);
     walk.carried = 0;
-    walk.size = WINDOW as u32;
     let wanted = opaque(wanted);
     if wanted == 0 || wanted > WINDOW {
         return 1;
@@ -367,17 +374,19 @@ pub fn output(record: *mut u8, len: u32, urgent: bool) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn walk_window() -> u64 {
-    for _ in 0..HEADERS {
-        if walk_frame() != 0 {
-            break;
-        }
-    }
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 0;
     };
     // SAFETY: as in `windows`.
     let walk = unsafe { &mut *walk };
+    for _ in 0..HEADERS {
+        if !simple_frame(walk) && walk_frame() != 0 {
+            break;
+        }
+    }
     let at = opaque(walk.at);
+    // Behind a frame that is larger than the window another such may come.
+    walk.size = if at > walk.filled { GLANCE as u32 } else { WINDOW as u32 };
     walk.offset = walk.offset.wrapping_add(at).wrapping_sub(CARRY);
     if walk.status == status::CUT && walk.is_last != 0 {
         let carried = walk.filled.wrapping_sub(at);
@@ -393,6 +402,59 @@ extern "C" fn walk_window() -> u64 {
         walk.offset = walk.len.into();
     }
     0
+}
+
+/// Walks one frame of the window if it is nothing but a message by the rules that needs no entry, as
+/// most are; says whether it was.
+#[inline(always)]
+fn simple_frame(walk: &mut Walk) -> bool {
+    // Nor is there a message under way, or a close frame behind; and no need of entries.
+    if walk.state | walk.flags & DETAIL != 0 {
+        return false;
+    }
+    let at = opaque(walk.at);
+    // A header of eight bytes at most is there.
+    if at > CARRY + WINDOW || at.wrapping_add(8) > walk.filled {
+        return false;
+    }
+    // SAFETY: behind any byte of the segment there is room for more.
+    let head = unsafe { load_u64(walk.window.as_ptr().add(at as usize)) };
+    let opcode = head & 0x0f;
+    let second = head >> 8 & 0xff;
+    let rsv1 = head >> 6 & 1;
+    let masked = second >> 7;
+    if (head & 0xb0) ^ 0x80 | (opcode.wrapping_sub(1) & !1) | (masked ^ u64::from(walk.flags & MASKED))
+        | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
+        != 0
+    {
+        return false;
+    }
+    let mut len = second & 0x7f;
+    let mut size = 2 + masked * 4;
+    if len > 125 {
+        len = (head >> 16 & 0xffff).swap_bytes() >> 48;
+        if second & 0x7f == 127 || len < 126 {
+            return false;
+        }
+        size += 2;
+    }
+    let class = opaque(size_class(len)) as usize & 15;
+    let message = opaque((opcode - 1) * 2 + rsv1) as usize & 3;
+    let delta = &raw mut walk.delta;
+    // SAFETY: the indices are within the arrays.
+    unsafe {
+        *(&raw mut (*delta).simple_sizes).cast::<u32>().add(class) += 1;
+        *(&raw mut (*delta).simple_messages).cast::<u32>().add(message) += 1;
+        *(&raw mut (*delta).simple_bytes).cast::<u64>().add(message) += len;
+        (*delta).last_size = len;
+        (*delta).last_message_size = len;
+        (*delta).last =
+            (opcode | u64::from(LAST_ENDS_MESSAGE) | (message as u64) << LAST_MESSAGE_SHIFT) as u32;
+        (*delta).any = 1;
+    }
+    walk.frames = walk.frames.wrapping_add(1);
+    walk.at = at + size + len;
+    true
 }
 
 /// Walks one frame of the window in `WALK`; 0 if there may be more. A function of its own, so that
@@ -546,7 +608,7 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     delta.frame_sizes[size_class(len) as usize & 15] += 1;
     delta.last_size = len;
     delta.last = last as u32;
-    delta.total += 1;
+    delta.any = 1;
     walk.frames = walk.frames.wrapping_add(1);
     walk.state = state as u32;
     walk.message_len = message_len;
@@ -578,11 +640,20 @@ impl Walk {
         self.mode = place.mode().into();
         self.rest = direction.rest;
         self.message_len = direction.message_len;
-        self.carry = direction.carry;
+        self.carry[0] = direction.carry[0];
+        self.carry[1] = direction.carry[1];
         self.frames = direction.frames;
         self.message_frames = direction.message_frames;
         self.offset = u64::from(place.next().wrapping_sub(self.seq));
         self.used = ENTRIES_AT;
+    }
+
+    /// As [`Self::begin`], of a segment that has nothing to walk: the place stays.
+    #[inline(always)]
+    pub fn stay(&mut self, direction: &Walked, place: Place) {
+        self.seq = place.next();
+        self.len = 0;
+        self.begin(direction, place);
     }
 
     /// Where the walk has come to.
@@ -591,12 +662,13 @@ impl Walk {
         let state = self.state as u8;
         let carried = self.carried as u8;
         let beyond = self.offset.saturating_sub(u64::from(self.len));
+        if self.mode == u32::from(mode::FAR) {
+            // Only where nothing was walked.
+            return (Place::new(self.seq, version, state, 0, mode::FAR), self.rest);
+        }
         if self.mode == u32::from(mode::CONTROL) {
             let next = self.seq.wrapping_add(self.len);
             (Place::new(next, version, state, 0, mode::CONTROL), self.rest)
-        } else if self.mode == u32::from(mode::FAR) {
-            let next = self.seq.wrapping_add(self.len);
-            (Place::new(next, version, state, 0, mode::FAR), self.rest)
         } else if beyond < NEAR {
             let next = self.seq.wrapping_add(self.offset as u32);
             (Place::new(next, version, state, carried, mode::NEAR), 0)
@@ -637,21 +709,27 @@ impl Delta {
         tally.last_size = self.last_size;
         tally.last = self.last;
         tally.message_bytes = tally.message_bytes.wrapping_add(self.message_bytes);
-        if self.message_bytes != 0 {
+        if self.last_message_size != 0 {
             tally.last_message_size = self.last_message_size;
         }
         for i in 0..FRAME_KINDS {
-            if self.frames[i] != 0 {
-                tally.frames[i] = tally.frames[i].wrapping_add(self.frames[i]);
-                tally.bytes[i] = tally.bytes[i].wrapping_add(self.bytes[i]);
-            }
+            tally.frames[i] = tally.frames[i].wrapping_add(self.frames[i]);
+            tally.bytes[i] = tally.bytes[i].wrapping_add(self.bytes[i]);
         }
         for i in 0..MESSAGE_KINDS {
-            tally.messages[i] = tally.messages[i].wrapping_add(self.messages[i]);
+            let (messages, bytes) = (self.simple_messages[i], self.simple_bytes[i]);
+            // Text and binary, each plain and compressed.
+            let kind = 1 + i / 2;
+            tally.messages[i] = tally.messages[i].wrapping_add(self.messages[i] + messages);
+            tally.frames[kind] = tally.frames[kind].wrapping_add(messages);
+            tally.bytes[kind] = tally.bytes[kind].wrapping_add(bytes);
+            tally.message_bytes = tally.message_bytes.wrapping_add(bytes);
         }
         for i in 0..SIZES {
-            tally.frame_sizes[i] = tally.frame_sizes[i].wrapping_add(self.frame_sizes[i]);
-            tally.message_sizes[i] = tally.message_sizes[i].wrapping_add(self.message_sizes[i]);
+            let simple = self.simple_sizes[i];
+            tally.frame_sizes[i] = tally.frame_sizes[i].wrapping_add(self.frame_sizes[i] + simple);
+            tally.message_sizes[i] =
+                tally.message_sizes[i].wrapping_add(self.message_sizes[i] + simple);
         }
     }
 }
