@@ -157,8 +157,9 @@ pub struct Followed {
     pub tally: u32,
     /// See [`flag`]; set when it is entered and left as they are.
     pub flags: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// [`Walked::high`] of the direction whose receiver closed its window last, at that moment; 0 if it
+    /// has opened it since.
+    pub closed_at: u32,
     /// By sender (index in the key).
     pub directions: [Walked; 2],
 }
@@ -193,13 +194,9 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
-    pub closed_at: u32,
     /// The slot of the segment that was set aside last because one before it is missing; 0 if none
     /// is. It names the next.
     pub waiting: u32,
-    /// Not used.
-    pub reserved: u32,
 }
 
 impl Walked {
@@ -219,9 +216,7 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            closed_at: 0,
             waiting: 0,
-            reserved: 0,
         }
     }
 }

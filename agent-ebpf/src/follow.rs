@@ -30,8 +30,8 @@ use crate::{
     },
     sample::{Origin, now, sample},
     walk::{
-        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries,
-        output, size_class, walk_segment,
+        DEFLATE, DETAIL, ENTRIES_AT, MASKED, NEAR, SLOT_BYTES, URGENT, ahead, emit_entries, output,
+        size_class, walk_segment,
     },
 };
 
@@ -437,8 +437,12 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         return;
     }
     if headers.has(ACK) {
-        let peer = &mut flow.directions[1 - (passage.sender & 1) as usize];
-        peer.closed_at = if headers.window == 0 { peer.high } else { 0 };
+        let high = flow.directions[1 - (passage.sender & 1) as usize].high;
+        if headers.window == 0 {
+            flow.closed_at = high;
+        } else if flow.closed_at == high {
+            flow.closed_at = 0;
+        }
     }
     let direction = &mut flow.directions[(passage.sender & 1) as usize];
     let takes = headers.len + u32::from(headers.has(FIN));
@@ -452,7 +456,7 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
         // Whoever has something to send, and may not, asks in the same way whether it may.
-        if direction.closed_at != high {
+        if flow.closed_at != high {
             tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
         }
         return;

@@ -26,7 +26,7 @@ use super::{
     flow::{ConnId, FlowKey},
     segment::Segment,
     seq::SeqNumber,
-    session::{Context, Ending, Hops, Session},
+    session::{Ending, Hops, Session},
     tcp::{Limits, Shared, StreamEvent, TcpFlow},
     time::Timestamp,
     walk::{Sample, Tallies, Tally},
@@ -175,7 +175,7 @@ impl Entry {
 /// The session's surroundings, out of parts of the observer that can be borrowed one by one.
 macro_rules! context {
     ($observer:ident, $from_start:expr) => {
-        Context {
+        $crate::proto::session::Context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
