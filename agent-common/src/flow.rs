@@ -155,7 +155,7 @@ pub struct Followed {
     pub isn: u32,
     /// Which pair of [`crate::tally::Tally`] is this flow's; 0 if it has none.
     pub tally: u32,
-    /// See [`flag`]; set when it is entered and left as they are.
+    /// See [`flag`]; set when it is entered, and by a [`Cursor`].
     pub flags: u32,
     /// [`Walked::high`] of the direction whose receiver closed its window last, at that moment; 0 if it
     /// has opened it since.
@@ -164,7 +164,7 @@ pub struct Followed {
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 208);
+const _: () = assert!(size_of::<Followed>() == 192);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -309,7 +309,8 @@ pub mod state {
 pub mod flag {
     /// Index of the client in the key.
     pub const CLIENT: u32 = 1;
-    /// An extension that compresses was agreed on.
+    /// RSV1 may say that a message is compressed: an extension that does so was agreed on, or it is
+    /// not known what was.
     pub const DEFLATE: u32 = 2;
 }
 
@@ -339,7 +340,7 @@ pub struct Cursor {
     pub frames: u32,
     /// [`Place::version`] since when the direction has been copied whole.
     pub version: u32,
-    /// See [`state`].
+    /// See [`state`], and from bit 8 on [`flag`].
     pub state: u32,
 }
 

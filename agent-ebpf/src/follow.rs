@@ -589,6 +589,7 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
     let new = Place::new(next, version, cursor.state as u8, 0, mode::NEAR);
     let (message_len, message_frames) = (cursor.message_len, cursor.message_frames);
     let frames = cursor.frames;
+    let flags = cursor.state >> 8;
     let direction = &raw mut flow.directions[sender as usize];
     let mut done = 0;
     // SAFETY: the lock is the flow's; the direction is within its value.
@@ -600,6 +601,7 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
             (*direction).message_frames = message_frames;
             (*direction).frames = frames;
             (*direction).place = new.0;
+            flow.flags = flags;
             tally.next = next;
             tally.rest = 0;
             done = new.0;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
 use crate::proto::{
     event::TcpCounts,
+    flow::Direction,
     segment::Segment,
     seq::SeqNumber,
     tcp::StreamEvent,
@@ -475,6 +476,8 @@ impl Observer {
         }
         let standing = live.session.standing(side)?;
         let next = live.tcp.next_seq(side)?;
+        let direction = live.session.direction(side)?;
+        let compresses = live.session.compresses();
         let ahead = u32::try_from(standing.ahead).ok();
         let next = next + ahead.filter(|ahead| u64::from(*ahead) < FAR)?;
         if of.told.replace(next) == Some(next) {
@@ -486,6 +489,8 @@ impl Observer {
             side,
             next,
             place: standing.place,
+            is_client: direction == Direction::ClientToServer,
+            compresses,
             version: of.version,
         })
     }

@@ -506,6 +506,7 @@ fn a_place_that_is_lost_and_found() {
     assert_eq!(cursor.next.0.wrapping_sub(s.script.next[1].0), 404);
     assert_eq!(cursor.place.message, MessageState::Between);
     assert_eq!(cursor.place.index, 2);
+    assert!(!cursor.is_client && !cursor.compresses);
     assert_eq!(s.script.observer.poll_cursor(), None);
     s.resume(&cursor, Role::Server);
     s.server(&long[100..]);
