@@ -385,8 +385,10 @@ extern "C" fn walk_window() -> u64 {
         }
     }
     let at = opaque(walk.at);
-    // Behind a frame that is larger than the window another such may come.
-    walk.size = if at > walk.filled { GLANCE as u32 } else { WINDOW as u32 };
+    // Behind a frame that is larger than a window another such may come. Of smaller ones a window
+    // holds several, and there are only so many steps.
+    let is_large = at.wrapping_sub(walk.filled) as i64 > WINDOW as i64;
+    walk.size = if is_large { GLANCE as u32 } else { WINDOW as u32 };
     walk.offset = walk.offset.wrapping_add(at).wrapping_sub(CARRY);
     if walk.status == status::CUT && walk.is_last != 0 {
         let carried = walk.filled.wrapping_sub(at);
