@@ -64,7 +64,12 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         give_up_late(1 - sender as u32);
     }
     let direction = &mut flow.directions[sender];
-    let high = direction.high;
+    // Of a direction of which nothing is known this is the first.
+    let high = if direction.owner == 0 {
+        passage.headers.seq
+    } else {
+        direction.high
+    };
     match account(passage, &mut direction.owner, &mut direction.high) {
         Account::Mine => {}
         Account::Other => return Counter::NotOwner as u32,
@@ -73,7 +78,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     let headers = &passage.headers;
     let now = now();
     let quiet_since = flow.last_seen;
-    if headers.len > 0 {
+    if brings_news(headers, high, flow.directions[sender].hole) {
         flow.last_seen = now;
     }
     if WALKS.load() == 0 {
@@ -82,7 +87,10 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     let place = place_of(flow, sender);
     let direction = &flow.directions[sender];
     let beyond = direction.high.wrapping_sub(place.next()) as i32;
-    if place.mode() != mode::WHOLE
+    // Windows are of interest while one is closed.
+    let windows = flow.closed_at != 0 || headers.window == 0;
+    if !windows
+        && place.mode() != mode::WHOLE
         && place.mode() != mode::FAR
         && beyond <= 0
         && headers.seq == high
@@ -100,6 +108,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return Counter::Passed as u32;
     }
     if EACH_FRAME.load() == 0
+        && !windows
         && beyond > 0
         && headers.seq == high
         && direction.hole[0] == direction.hole[1]
@@ -125,6 +134,17 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return copy_whole(skb, now) as u32;
     }
     outcome as u32
+}
+
+/// Whether a segment has payload that has not gone by yet, as far as that is known: a retransmission
+/// or a probe is no sign of life. `high` and `hole` are those before it.
+#[inline(always)]
+fn brings_news(headers: &Headers, high: u32, [from, to]: [u32; 2]) -> bool {
+    let end = headers.seq.wrapping_add(headers.len);
+    let fills = from != to
+        && (headers.seq.wrapping_sub(to) as i32) < 0
+        && end.wrapping_sub(from) as i32 > 0;
+    headers.len > 0 && (end.wrapping_sub(high) as i32 > 0 || fills)
 }
 
 /// A frame that is a message.
@@ -325,7 +345,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     // SAFETY: an element of an array is always there. What other CPUs write at the same time is
     // written under the lock, or is one number.
     let tally = unsafe { &mut *tally };
-    if passage.headers.len > 0 {
+    if flow.last_seen == now {
         tally.last_seen = now;
     }
     observe(passage, flow, tally, high);
