@@ -466,6 +466,7 @@ impl Observer {
 
     /// A connection is over.
     fn finish_off(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
+        self.catch_up(slot);
         self.look(slot, true);
         let tcp = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {
@@ -514,6 +515,7 @@ impl Observer {
     fn end(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
         let key = self.table.key(slot);
         self.take_waiting(slot, true);
+        self.catch_up(slot);
         self.look(slot, true);
         let counts = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {

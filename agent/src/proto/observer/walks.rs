@@ -366,6 +366,9 @@ impl Observer {
         let credible = walk.segment.seq.distance_from(walk.high).unsigned_abs() <= NEAR;
         if walk.lost.is_some() || (reset && credible) {
             // What was counted until then comes before it.
+            if reset {
+                self.catch_up(slot);
+            }
             self.look(slot, false);
         }
         let Some(entry) = self.table.get_mut(slot) else {
@@ -526,6 +529,37 @@ impl Observer {
         seen(tally).max(seen(neighbour(tally)))
     }
 
+    /// Where a direction goes on at the place that was told, and nothing has been handed over since,
+    /// passes what has gone by of the frame before it. Only where nothing more is handed over of it:
+    /// the source may not have come to that place, and still be handing over whole what is before it.
+    pub(super) fn catch_up(&mut self, slot: SlotId) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let epoch = entry.epoch;
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live {
+            session,
+            walks: Some(walks),
+            tcp,
+        } = &mut **live
+        else {
+            return;
+        };
+        for side in 0..2 {
+            let tally = self.tallies.read(walks.tally(side), epoch);
+            let of = &mut walks.sides[side];
+            let tally = tally.filter(|tally| of.told == Some(tally.next));
+            if let (None, Some(_), Some(next)) = (of.next, tally, tcp.next_seq(side)) {
+                tcp.jump(side, next, &mut self.shared);
+                session.set_tallied(side, true);
+                of.next = Some(next);
+            }
+        }
+    }
+
     /// Takes in what a connection's tallies have counted; `over` says that nothing more comes.
     pub(super) fn look(&mut self, slot: SlotId, over: bool) {
         let Some(entry) = self.table.get_mut(slot) else {
@@ -568,7 +602,10 @@ impl Observer {
                 of.next = Some(next);
             }
             if let Some(next) = &mut of.next {
-                pass_payload(session, side, next, &tally, &mut cx);
+                if over || !session.wants_payload(side) {
+                    // Else it is yet to be handed over.
+                    pass_payload(session, side, next, &tally, &mut cx);
+                }
             }
             if let Some(counted) = counted {
                 session.count(tally.last_seen, counted, &mut cx);
