@@ -515,7 +515,7 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
                 direction.hole = [from, first];
                 tally.out_of_order = tally.out_of_order.wrapping_add(1);
             }
-        } else if old > 0 {
+        } else if old > 0 || headers.has(FIN) {
             tally.out_of_order = tally.out_of_order.wrapping_add(1);
         }
     }
