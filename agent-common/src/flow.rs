@@ -155,15 +155,16 @@ pub struct Followed {
     pub isn: u32,
     /// Which pair of [`crate::tally::Tally`] is this flow's; 0 if it has none.
     pub tally: u32,
-    /// See [`flag`]; set when it is entered and left as they are.
+    /// See [`flag`]; set when it is entered, and by a [`Cursor`].
     pub flags: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// [`Walked::high`] of the direction whose receiver closed its window last, at that moment; 0 if it
+    /// has opened it since.
+    pub closed_at: u32,
     /// By sender (index in the key).
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 208);
+const _: () = assert!(size_of::<Followed>() == 192);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -193,13 +194,9 @@ pub struct Walked {
     pub records: u32,
     /// Bytes that are missing: up to here.
     pub hole: [u32; 2],
-    /// [`Self::high`] when the other side closed its window, 0 if it has opened it since.
-    pub closed_at: u32,
     /// The slot of the segment that was set aside last because one before it is missing; 0 if none
     /// is. It names the next.
     pub waiting: u32,
-    /// Not used.
-    pub reserved: u32,
 }
 
 impl Walked {
@@ -219,9 +216,7 @@ impl Walked {
             message_frames: 0,
             records: 0,
             hole: [0; 2],
-            closed_at: 0,
             waiting: 0,
-            reserved: 0,
         }
     }
 }
@@ -314,7 +309,8 @@ pub mod state {
 pub mod flag {
     /// Index of the client in the key.
     pub const CLIENT: u32 = 1;
-    /// An extension that compresses was agreed on.
+    /// RSV1 may say that a message is compressed: an extension that does so was agreed on, or it is
+    /// not known what was.
     pub const DEFLATE: u32 = 2;
 }
 
@@ -344,7 +340,7 @@ pub struct Cursor {
     pub frames: u32,
     /// [`Place::version`] since when the direction has been copied whole.
     pub version: u32,
-    /// See [`state`].
+    /// See [`state`], and from bit 8 on [`flag`].
     pub state: u32,
 }
 

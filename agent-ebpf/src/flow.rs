@@ -463,6 +463,7 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     new.isn = state.isn;
     new.tally = 0;
     new.flags = 0;
+    new.closed_at = 0;
     new.directions[0] = Walked::new(Place::WHOLE, state.owner[0], state.high[0]);
     new.directions[1] = Walked::new(Place::WHOLE, state.owner[1], state.high[1]);
     let mut origin = Origin {

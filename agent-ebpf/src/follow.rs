@@ -65,7 +65,12 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         give_up_late(1 - sender as u32);
     }
     let direction = &mut flow.directions[sender];
-    let high = direction.high;
+    // Of a direction of which nothing is known this is the first.
+    let high = if direction.owner == 0 {
+        passage.headers.seq
+    } else {
+        direction.high
+    };
     match account(passage, &mut direction.owner, &mut direction.high) {
         Account::Mine => {}
         Account::Other => return Counter::NotOwner as u32,
@@ -74,7 +79,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     let headers = &passage.headers;
     let now = now();
     let quiet_since = flow.last_seen;
-    if headers.len > 0 {
+    if brings_news(headers, high, flow.directions[sender].hole) {
         flow.last_seen = now;
     }
     if WALKS.load() == 0 {
@@ -83,7 +88,10 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     let place = place_of(flow, sender);
     let direction = &flow.directions[sender];
     let beyond = direction.high.wrapping_sub(place.next()) as i32;
-    if place.mode() != mode::WHOLE
+    // Windows are of interest while one is closed.
+    let windows = flow.closed_at != 0 || headers.window == 0;
+    if !windows
+        && place.mode() != mode::WHOLE
         && place.mode() != mode::FAR
         && beyond <= 0
         && headers.seq == high
@@ -101,6 +109,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return Counter::Passed as u32;
     }
     if EACH_FRAME.load() == 0
+        && !windows
         && beyond > 0
         && headers.seq == high
         && direction.hole[0] == direction.hole[1]
@@ -126,6 +135,17 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         return copy_whole(skb, now) as u32;
     }
     outcome as u32
+}
+
+/// Whether a segment has payload that has not gone by yet, as far as that is known: a retransmission
+/// or a probe is no sign of life. `high` and `hole` are those before it.
+#[inline(always)]
+fn brings_news(headers: &Headers, high: u32, [from, to]: [u32; 2]) -> bool {
+    let end = headers.seq.wrapping_add(headers.len);
+    let fills = from != to
+        && (headers.seq.wrapping_sub(to) as i32) < 0
+        && end.wrapping_sub(from) as i32 > 0;
+    headers.len > 0 && (end.wrapping_sub(high) as i32 > 0 || fills)
 }
 
 /// A frame that is a message.
@@ -326,7 +346,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     // SAFETY: an element of an array is always there. What other CPUs write at the same time is
     // written under the lock, or is one number.
     let tally = unsafe { &mut *tally };
-    if passage.headers.len > 0 {
+    if flow.last_seen == now {
         tally.last_seen = now;
     }
     observe(passage, flow, tally, high);
@@ -437,8 +457,12 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
         return;
     }
     if headers.has(ACK) {
-        let peer = &mut flow.directions[1 - (passage.sender & 1) as usize];
-        peer.closed_at = if headers.window == 0 { peer.high } else { 0 };
+        let high = flow.directions[1 - (passage.sender & 1) as usize].high;
+        if headers.window == 0 {
+            flow.closed_at = high;
+        } else if flow.closed_at == high {
+            flow.closed_at = 0;
+        }
     }
     let direction = &mut flow.directions[(passage.sender & 1) as usize];
     let takes = headers.len + u32::from(headers.has(FIN));
@@ -452,7 +476,7 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
         // Whoever has something to send, and may not, asks in the same way whether it may.
-        if direction.closed_at != high {
+        if flow.closed_at != high {
             tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
         }
         return;
@@ -499,7 +523,7 @@ fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, high: u32) {
                 direction.hole = [from, first];
                 tally.out_of_order = tally.out_of_order.wrapping_add(1);
             }
-        } else if old > 0 {
+        } else if old > 0 || headers.has(FIN) {
             tally.out_of_order = tally.out_of_order.wrapping_add(1);
         }
     }
@@ -593,6 +617,7 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
     let new = Place::new(next, version, cursor.state as u8, 0, mode::NEAR);
     let (message_len, message_frames) = (cursor.message_len, cursor.message_frames);
     let frames = cursor.frames;
+    let flags = cursor.state >> 8;
     let direction = &raw mut flow.directions[sender as usize];
     let mut done = 0;
     // SAFETY: the lock is the flow's; the direction is within its value.
@@ -604,6 +629,7 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
             (*direction).message_frames = message_frames;
             (*direction).frames = frames;
             (*direction).place = new.0;
+            flow.flags = flags;
             tally.next = next;
             tally.rest = 0;
             done = new.0;

@@ -44,7 +44,7 @@ pub struct Flow {
     pub isn: u32,
     pub tally: u32,
     pub flags: u32,
-    pub reserved: u32,
+    pub closed_at: u32,
     pub directions: [Walked; 2],
 }
 

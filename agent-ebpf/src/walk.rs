@@ -680,9 +680,6 @@ impl Walk {
                 Place::new(next, version, state, 0, mode::CONTROL),
                 self.rest,
             )
-        } else if self.mode == u32::from(mode::FAR) {
-            let next = self.seq.wrapping_add(self.len);
-            (Place::new(next, version, state, 0, mode::FAR), self.rest)
         } else if beyond < NEAR {
             let next = self.seq.wrapping_add(self.offset as u32);
             (Place::new(next, version, state, carried, mode::NEAR), 0)

@@ -26,7 +26,7 @@ use super::{
     flow::{ConnId, FlowKey},
     segment::Segment,
     seq::SeqNumber,
-    session::{Context, Ending, Hops, Session},
+    session::{Ending, Hops, Session},
     tcp::{Limits, Shared, StreamEvent, TcpFlow},
     time::Timestamp,
     walk::{Sample, Tallies, Tally},
@@ -177,7 +177,7 @@ impl Entry {
 /// The session's surroundings, out of parts of the observer that can be borrowed one by one.
 macro_rules! context {
     ($observer:ident, $from_start:expr) => {
-        Context {
+        $crate::proto::session::Context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
@@ -471,6 +471,7 @@ impl Observer {
 
     /// A connection is over.
     fn finish_off(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
+        self.catch_up(slot);
         self.look(slot, true);
         let tcp = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {
@@ -519,6 +520,7 @@ impl Observer {
     fn end(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
         let key = self.table.key(slot);
         self.take_waiting(slot, true);
+        self.catch_up(slot);
         self.look(slot, true);
         let counts = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {

@@ -141,6 +141,10 @@ pub struct Cursor {
     pub next: SeqNumber,
     /// What is there.
     pub place: Place,
+    /// Whether the sender is the client.
+    pub is_client: bool,
+    /// Whether RSV1 may say that a message is compressed.
+    pub compresses: bool,
     /// What [`Walk::lost`] said, 0 where the direction was never followed.
     pub version: u32,
 }

@@ -5,18 +5,21 @@
 //! handed over is payload. Owns the passage from one to the other, the order of what is handed over,
 //! and the account of what the source counts.
 
+mod reading;
+
 use std::time::Duration;
 
 use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
 use crate::proto::{
     event::TcpCounts,
+    flow::Direction,
     segment::Segment,
     seq::SeqNumber,
-    session::{Context, Session},
     tcp::StreamEvent,
     time::Timestamp,
-    walk::{self, Counts, Cursor, Sample, Tally, Walk, neighbour},
+    walk::{self, Counts, Cursor, Sample, Walk, neighbour},
 };
+use reading::{Reading, pass_payload, skip};
 
 /// Walks of a direction that wait for those before them. Two processors may hand theirs over in the
 /// wrong order.
@@ -363,6 +366,9 @@ impl Observer {
         let credible = walk.segment.seq.distance_from(walk.high).unsigned_abs() <= NEAR;
         if walk.lost.is_some() || (reset && credible) {
             // What was counted until then comes before it.
+            if reset {
+                self.catch_up(slot);
+            }
             self.look(slot, false);
         }
         let Some(entry) = self.table.get_mut(slot) else {
@@ -473,6 +479,8 @@ impl Observer {
         }
         let standing = live.session.standing(side)?;
         let next = live.tcp.next_seq(side)?;
+        let direction = live.session.direction(side)?;
+        let compresses = live.session.compresses();
         let ahead = u32::try_from(standing.ahead).ok();
         let next = next + ahead.filter(|ahead| u64::from(*ahead) < FAR)?;
         if of.told.replace(next) == Some(next) {
@@ -484,6 +492,8 @@ impl Observer {
             side,
             next,
             place: standing.place,
+            is_client: direction == Direction::ClientToServer,
+            compresses,
             version: of.version,
         })
     }
@@ -517,6 +527,37 @@ impl Observer {
         }
         let seen = |tally| self.tallies.last_seen(tally, epoch);
         seen(tally).max(seen(neighbour(tally)))
+    }
+
+    /// Where a direction goes on at the place that was told, and nothing has been handed over since,
+    /// passes what has gone by of the frame before it. Only where nothing more is handed over of it:
+    /// the source may not have come to that place, and still be handing over whole what is before it.
+    pub(super) fn catch_up(&mut self, slot: SlotId) {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return;
+        };
+        let epoch = entry.epoch;
+        let State::Live(live) = &mut entry.state else {
+            return;
+        };
+        let Live {
+            session,
+            walks: Some(walks),
+            tcp,
+        } = &mut **live
+        else {
+            return;
+        };
+        for side in 0..2 {
+            let tally = self.tallies.read(walks.tally(side), epoch);
+            let of = &mut walks.sides[side];
+            let tally = tally.filter(|tally| of.told == Some(tally.next));
+            if let (None, Some(_), Some(next)) = (of.next, tally, tcp.next_seq(side)) {
+                tcp.jump(side, next, &mut self.shared);
+                session.set_tallied(side, true);
+                of.next = Some(next);
+            }
+        }
     }
 
     /// Takes in what a connection's tallies have counted; `over` says that nothing more comes.
@@ -561,7 +602,10 @@ impl Observer {
                 of.next = Some(next);
             }
             if let Some(next) = &mut of.next {
-                pass_payload(session, side, next, &tally, &mut cx);
+                if over || !session.wants_payload(side) {
+                    // Else it is yet to be handed over.
+                    pass_payload(session, side, next, &tally, &mut cx);
+                }
             }
             if let Some(counted) = counted {
                 session.count(tally.last_seen, counted, &mut cx);
@@ -585,154 +629,5 @@ impl Observer {
             Some(tally) => walks.tcp[side].and(&tally.tcp),
             None => live.tcp.counts(side),
         })
-    }
-}
-
-/// Payload of the frame under way went by that nobody hands over, if the source is still in the
-/// same frame.
-fn pass_payload(
-    session: &mut Session,
-    side: usize,
-    next: &mut SeqNumber,
-    tally: &Tally,
-    cx: &mut Context<'_>,
-) {
-    let Some(standing) = session.standing(side) else {
-        return;
-    };
-    let behind = *next + standing.ahead as u32;
-    let seen = standing.ahead.saturating_sub(tally.ahead);
-    if behind == tally.next && seen > 0 {
-        skip(session, side, next, seen, tally.last_seen, cx);
-    }
-}
-
-/// Bytes that are not available, and were not lost.
-fn skip(
-    session: &mut Session,
-    side: usize,
-    next: &mut SeqNumber,
-    len: u64,
-    ts: Timestamp,
-    cx: &mut Context<'_>,
-) {
-    if len > 0 {
-        session.handle(
-            &StreamEvent::Missing {
-                side,
-                ts,
-                offset: 0,
-                len,
-                lost: false,
-            },
-            cx,
-        );
-        *next = *next + len as u32;
-    }
-}
-
-/// A walk that is being handed to a session.
-struct Reading<'a> {
-    side: usize,
-    session: &'a mut Session,
-    /// The next byte that the session has not got.
-    next: SeqNumber,
-    /// The first byte of the walk's segment: what comes before went by earlier.
-    begin: SeqNumber,
-    quiet_since: Timestamp,
-    ts: Timestamp,
-}
-
-impl Reading<'_> {
-    /// Payload up to `to` went by, which is `len` bytes.
-    fn pass(&mut self, to: SeqNumber, len: u64, cx: &mut Context<'_>) {
-        let within = to.distance_from(self.begin).max(0).unsigned_abs();
-        let within = u64::from(within).min(len);
-        for (len, ts) in [(len - within, self.quiet_since), (within, self.ts)] {
-            skip(self.session, self.side, &mut self.next, len, ts, cx);
-        }
-    }
-
-    /// Comes to a header.
-    fn reach(&mut self, seq: SeqNumber, place: &walk::Place, cx: &mut Context<'_>) {
-        let standing = self.session.standing(self.side);
-        if let Some(standing) = standing {
-            let there = self.next + standing.ahead as u32;
-            self.pass(there, standing.ahead, cx);
-            if there == seq && standing.place.index == place.index {
-                return;
-            }
-        }
-        self.session.put(self.side, place, cx);
-        self.next = seq;
-    }
-
-    /// The source has lost its place at `seq`.
-    fn leave(&mut self, seq: SeqNumber, place: &walk::Place, cx: &mut Context<'_>) {
-        if let Some(standing) = self.session.standing(self.side)
-            && standing.place.index == place.index
-            && let Ok(missing) = u64::try_from(seq.distance_from(self.next))
-            && missing < standing.ahead
-        {
-            // Within the payload of a control frame.
-            self.pass(seq, missing, cx);
-        } else {
-            self.reach(seq, place, cx);
-        }
-    }
-
-    /// Takes in a frame.
-    fn take(&mut self, entry: &walk::Entry<'_>, cx: &mut Context<'_>) {
-        if self.session.direction(self.side).is_none() {
-            return;
-        }
-        let standing = self.session.standing(self.side);
-        let mut bytes = entry.bytes;
-        if entry.continues {
-            // Payload of the control frame that is open, if it is the same one.
-            let Some(standing) = standing.filter(|at| at.place.index == entry.place.index) else {
-                return;
-            };
-            let ahead = i64::from(entry.seq.distance_from(self.next));
-            let Ok(missing) = u64::try_from(ahead) else {
-                return;
-            };
-            if missing >= standing.ahead {
-                return;
-            }
-            self.pass(entry.seq, missing, cx);
-            let left = usize::try_from(standing.ahead - missing).unwrap_or(usize::MAX);
-            bytes = bytes.get(..left).unwrap_or(bytes);
-        } else {
-            let known = standing
-                .is_some_and(|at| entry.place.index.wrapping_sub(at.place.index).cast_signed() < 0);
-            if known {
-                return;
-            }
-            self.reach(entry.seq, &entry.place, cx);
-        }
-        if bytes.is_empty() {
-            return;
-        }
-        self.session.handle(
-            &StreamEvent::Bytes {
-                side: self.side,
-                ts: self.ts,
-                offset: 0,
-                bytes,
-                starts_segment: false,
-                ends_segment: false,
-            },
-            cx,
-        );
-        self.next = self.next + u32::try_from(bytes.len()).unwrap_or(0);
-    }
-
-    /// The segment ends at `end`: of the frame under way so much went by.
-    fn finish(&mut self, end: SeqNumber, cx: &mut Context<'_>) {
-        let ahead = self.session.standing(self.side).map_or(0, |at| at.ahead);
-        let behind = u64::try_from(end.distance_from(self.next)).unwrap_or(0);
-        let len = behind.min(ahead);
-        self.pass(end, len, cx);
     }
 }

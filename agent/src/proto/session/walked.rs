@@ -3,7 +3,7 @@
 
 use super::{Account, Context, Decided, Phase, Session, incoming::Reading, websocket::WebSocket};
 use crate::proto::{
-    deflate::Extensions,
+    deflate::{Extensions, Unit},
     event::{Counted, EventKind, OpcodeCounts, Outcome},
     flow::Direction,
     frame::{HeaderDecoder, Opcode},
@@ -29,6 +29,15 @@ impl Session {
         match &self.phase {
             Phase::WebSocket(websocket) => websocket.standing(websocket.direction(side)),
             _ => None,
+        }
+    }
+
+    /// Whether RSV1 may say that a message is compressed.
+    #[must_use]
+    pub fn compresses(&self) -> bool {
+        match &self.phase {
+            Phase::WebSocket(websocket) => websocket.extensions.unit() == Some(Unit::Message),
+            _ => false,
         }
     }
 

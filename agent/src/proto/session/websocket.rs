@@ -30,7 +30,7 @@ pub(super) struct WebSocket {
     pub(super) connection: Arc<Connection>,
     /// Index of the client in the flow's key.
     client: usize,
-    extensions: Extensions,
+    pub(super) extensions: Extensions,
     pub(super) incoming: PerDirection<Incoming>,
     pub(super) violations: Violations,
     /// When payload bytes went by last, in either direction.

@@ -230,6 +230,12 @@ impl Reader {
         } else {
             0
         };
+        let client = if cursor.is_client { sender } else { 1 - sender };
+        let compresses = if cursor.compresses {
+            flow::flag::DEFLATE
+        } else {
+            0
+        };
         let value = flow::Cursor {
             epoch: cursor.epoch,
             next: cursor.next.0,
@@ -237,7 +243,7 @@ impl Reader {
             message_frames,
             frames: cursor.place.index,
             version: cursor.version,
-            state: u32::from(state | closed),
+            state: u32::from(state | closed) | (client as u32 | compresses) << 8,
         };
         // An LRU map makes room for itself.
         if let Err(error) = self.cursors.insert(key, value, 0) {

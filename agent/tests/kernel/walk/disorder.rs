@@ -15,6 +15,8 @@ use crate::pcap;
 /// A connection older than the agents is copied for a bounded number of segments, in which they have
 /// to find out what it is: up to so many there is a pause now and then.
 const PROBED: usize = 240;
+/// Largest payload that surely fits into one record.
+const RECORD: usize = 32_000;
 /// See [`PROBED`].
 const PROBES: usize = 20;
 /// See [`PROBED`].
@@ -75,7 +77,8 @@ pub struct Packet {
 pub struct Traffic {
     /// In the order of the wire.
     pub packets: Vec<Packet>,
-    /// By sender: at no time was there more than one stretch missing.
+    /// By sender: at no time was there more than one stretch missing, and each segment was small
+    /// enough for one record. Then what TCP does is counted exactly either way.
     pub one_hole: [bool; 2],
     /// Something was missing for a time: what came behind it had to wait where segments are copied
     /// whole, and may then be read later than what the other side said meanwhile.
@@ -275,6 +278,10 @@ impl<'a> Wire<'a> {
                 self.send(piece, random);
             }
             self.arrive(piece);
+            // What comes behind the end counts for nobody, and may be counted before the end is told.
+            if self.is_over(piece) {
+                break;
+            }
             if random.of_thousand(rates.probe) {
                 let side = random.len(0..=1);
                 self.probe(side, random);
@@ -288,6 +295,12 @@ impl<'a> Wire<'a> {
             }
         }
         self.traffic
+    }
+
+    /// Whether the connection has come to its end.
+    fn is_over(&self, last: &Piece) -> bool {
+        let finished = |side: usize| self.high[side] > self.conversation.streams[side].len();
+        last.reset || (finished(CLIENT) && finished(SERVER))
     }
 
     fn send(&mut self, piece: &Piece, random: &mut Random) {
@@ -354,7 +367,9 @@ impl<'a> Wire<'a> {
         }
         *arrived = merged;
         self.traffic.waited |= arrived.len() > 1;
-        if arrived.len() > 2 || !piece.seen {
+        // A record holds less: of what is copied in several, each counts for a segment.
+        let is_large = piece.to - piece.from > RECORD;
+        if arrived.len() > 2 || !piece.seen || is_large {
             self.traffic.one_hole[side] = false;
         }
     }

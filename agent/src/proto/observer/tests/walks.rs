@@ -506,6 +506,7 @@ fn a_place_that_is_lost_and_found() {
     assert_eq!(cursor.next.0.wrapping_sub(s.script.next[1].0), 404);
     assert_eq!(cursor.place.message, MessageState::Between);
     assert_eq!(cursor.place.index, 2);
+    assert!(!cursor.is_client && !cursor.compresses);
     assert_eq!(s.script.observer.poll_cursor(), None);
     s.resume(&cursor, Role::Server);
     s.server(&long[100..]);
@@ -546,6 +547,42 @@ fn a_place_behind_a_control_frame_is_told_once_all_of_it_is_there() {
     s.whole(Role::Server, ACK, &close[3..]);
     let cursor = s.script.observer.poll_cursor().expect("a cursor");
     assert_eq!(cursor.next, s.script.next[1]);
+}
+
+#[test]
+fn the_payload_of_a_control_frame_is_waited_for_where_the_tally_is_ahead() {
+    let mut s = Source::new(true);
+    let close = plain(0x88, b"\x03\xe8bye");
+    let pieces = [&close[..5], &close[5..]];
+    let records = pieces.map(|piece| s.walk(Role::Server, ACK, piece).expect("a record"));
+    s.hand_over(&records[0]);
+    let now = s.script.now;
+    s.script.observer.handle_tallies(now);
+    s.hand_over(&records[1]);
+    let events = s.script.events();
+    let reason = events.iter().find_map(|event| match &event.kind {
+        EventKind::Frame(frame) => Some(frame.close.as_ref()?.reason.clone()),
+        _ => None,
+    });
+    assert_eq!(reason.as_deref(), Some("bye"));
+}
+
+#[test]
+fn payload_behind_a_place_that_was_told_counts_until_a_reset() {
+    let mut s = Source::new(true);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let long = plain(0x82, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    let cursor = s.script.observer.poll_cursor().expect("a cursor");
+    s.resume(&cursor, Role::Server);
+    s.server(&long[100..]);
+    s.send(Role::Client, RST | ACK, &[]);
+    let events = s.script.events();
+    let Some(EventKind::Close(close)) = events.last().map(|event| &event.kind) else {
+        panic!("{events:?}")
+    };
+    assert_eq!(close.bytes.server_to_client.0[2], 500);
 }
 
 #[test]
