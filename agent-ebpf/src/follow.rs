@@ -37,7 +37,7 @@ use crate::{
 
 /// Another CPU may have moved the place on between a look at it and the commit; more often than this
 /// in a row it does not.
-const ATTEMPTS: u32 = 2;
+const ATTEMPTS: u32 = 8;
 
 /// Of [`advance`], above the number of a counter: segments that were set aside may be next.
 const DRAIN: u64 = 1 << 32;
@@ -962,7 +962,7 @@ fn next_slot(waiting: u32, next: u32) -> u64 {
     found
 }
 
-/// Walks one of the segments that were set aside; whether there was one.
+/// Walks one of the segments that were set aside; whether there was one, and may be another.
 #[inline(always)]
 fn drain_one(
     skb: *mut __sk_buff,
@@ -1030,7 +1030,8 @@ fn drain_one(
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
-    committed
+    // Where another CPU was faster, maybe only in setting a further segment aside, there is more to do.
+    true
 }
 
 /// Gives the place of a direction up: from here on its segments are copied whole, those first that

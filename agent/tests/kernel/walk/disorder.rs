@@ -391,7 +391,10 @@ impl<'a> Wire<'a> {
         self.traffic.packets.push(Packet {
             side,
             pause,
-            is_alone: flags.0 & 0x07 != 0 || at < opened + 1,
+            // Where a connection is only being recognised, it matters what came first.
+            is_alone: flags.0 & 0x07 != 0
+                || at < opened + 1
+                || (self.conversation.midstream && n < PROBED),
             bytes: pcap::ethernet(&packet),
             what: format!("{name} {at}..{end}{named} {what} (has {acked})"),
         });
