@@ -355,8 +355,22 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         attempt += 1;
         let mut place = place_of(flow, sender);
         if place.mode() == mode::WHOLE {
-            place = Place(resume(place.0, high));
+            let whole = place.0;
+            place = Place(resume(whole, high));
             if place.0 == 0 {
+                // Another CPU that resumes at this moment either sees how far this segment goes, or
+                // is seen here: else nobody would walk it.
+                let direction = &raw mut flow.directions[sender];
+                // SAFETY: the lock is the flow's, the direction within its value.
+                let current = unsafe {
+                    bpf_spin_lock(&raw mut flow.lock);
+                    let current = (*direction).place;
+                    bpf_spin_unlock(&raw mut flow.lock);
+                    current
+                };
+                if current != whole {
+                    continue;
+                }
                 return WHOLE;
             }
         }
@@ -610,12 +624,18 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
     let (message_len, message_frames) = (cursor.message_len, cursor.message_frames);
     let frames = cursor.frames;
     let flags = cursor.state >> 8;
+    let end = seq
+        .wrapping_add(passage.headers.len)
+        .wrapping_add(u32::from(passage.headers.has(FIN)));
+    let reach = if end.wrapping_sub(high) as i32 > 0 { end } else { high };
     let direction = &raw mut flow.directions[sender as usize];
     let mut done = 0;
     // SAFETY: the lock is the flow's; the direction is within its value.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 {
+        // Nor has another CPU a segment beyond this one, which it would copy whole.
+        let is_last = (*direction).high.wrapping_sub(reach) as i32 <= 0;
+        if is_last && (*direction).place == place.0 {
             (*direction).rest = 0;
             (*direction).message_len = message_len;
             (*direction).message_frames = message_frames;
