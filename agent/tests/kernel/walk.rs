@@ -205,7 +205,11 @@ fn send(ns: &Netns, rounds: Vec<Round>, threads: usize) {
                     if let Some(packet) = round.packets.get((own + i) % threads) {
                         injector.send(packet);
                     }
-                    let pause = if i % BURST == 0 { PAUSE } else { Duration::ZERO };
+                    let pause = if i % BURST == 0 {
+                        PAUSE
+                    } else {
+                        Duration::ZERO
+                    };
                     thread::sleep(pause.max(round.pause));
                 }
             })
@@ -245,8 +249,14 @@ fn compare(plan: Plan) -> Report {
     let pair = Pair::new();
     pair.client.ip("link set c0 mtu 65535");
     pair.server.ip("link set s0 mtu 65535");
-    let flags = |copy| format!("-i s0 --ring-buffer 256M --gap-patience {}ms --copy {copy}", PATIENCE.as_millis());
-    let [whole, walked] = ["whole", "headers"].map(|copy| Trace::start(&pair.server, 1, &flags(copy)));
+    let flags = |copy| {
+        format!(
+            "-i s0 --ring-buffer 256M --gap-patience {}ms --copy {copy}",
+            PATIENCE.as_millis()
+        )
+    };
+    let [whole, walked] =
+        ["whole", "headers"].map(|copy| Trace::start(&pair.server, 1, &flags(copy)));
     let [run_whole, run_walked] = ["whole", "headers"]
         .map(|copy| Agent::run(&pair.server, &format!("{} --attach tcx", flags(copy))));
     let mut report = Report {
@@ -258,7 +268,10 @@ fn compare(plan: Plan) -> Report {
     let last = Conversation::plain(LAST);
     let traffic = deliver(&last, &Rates::default(), &mut Random::new(0));
     thread::sleep(PATIENCE * 2);
-    let packets = traffic.packets.into_iter().map(|packet| packet.bytes.into());
+    let packets = traffic
+        .packets
+        .into_iter()
+        .map(|packet| packet.bytes.into());
     send(&pair.client, packets.collect(), 1);
     let client = format!("\"{}\"", last.ends[0]);
     for trace in [&whole, &walked] {
@@ -273,7 +286,10 @@ fn compare(plan: Plan) -> Report {
     }
     let [whole, walked] = [whole, walked].map(Trace::stop);
     report.events = walked.len();
-    report.frames = walked.iter().filter(|event| event["event"] == "frame").count();
+    report.frames = walked
+        .iter()
+        .filter(|event| event["event"] == "frame")
+        .count();
     let [whole, walked] = [whole, walked].map(|events| by_connection(&events));
     report.connections = walked.len();
 
@@ -287,8 +303,11 @@ fn compare(plan: Plan) -> Report {
             ending: made.is_none_or(|(conversation, traffic)| {
                 !traffic.unseen && conversation.end != End::Open
             }),
-            round_trips: plan.ordered && made.is_none_or(|(_, traffic)| !traffic.waited && !traffic.unseen),
-            tcp: made.map_or([plan.ordered; 2], |(_, traffic)| traffic.one_hole.map(|one| one && plan.ordered)),
+            round_trips: plan.ordered
+                && made.is_none_or(|(_, traffic)| !traffic.waited && !traffic.unseen),
+            tcp: made.map_or([plan.ordered; 2], |(_, traffic)| {
+                traffic.one_hole.map(|one| one && plan.ordered)
+            }),
         };
         let found = match (whole.get(name), walked.get(name)) {
             (Some(whole), Some(walked)) => difference(whole, walked, exact),
@@ -296,7 +315,11 @@ fn compare(plan: Plan) -> Report {
             _ => Some("is there with headers alone\n".to_owned()),
         };
         if let Some(text) = found {
-            wrong.push(format!("seed {}, {name}: {text}{}", plan.seed, history(made)));
+            wrong.push(format!(
+                "seed {}, {name}: {text}{}",
+                plan.seed,
+                history(made)
+            ));
         }
     }
     if plan.ordered {
@@ -308,12 +331,20 @@ fn compare(plan: Plan) -> Report {
     }
     let [metrics_whole, metrics_walked] = metrics;
     if plan.complete {
-        wrong.extend(metrics_differ(&metrics_whole, &metrics_walked, plan.ordered));
+        wrong.extend(metrics_differ(
+            &metrics_whole,
+            &metrics_walked,
+            plan.ordered,
+        ));
     }
     if !wrong.is_empty() {
         let n = wrong.len();
         wrong.truncate(SHOWN);
-        panic!("{n} differences, seed {}\n{}\n{report:?}", plan.seed, wrong.join("\n"));
+        panic!(
+            "{n} differences, seed {}\n{}\n{report:?}",
+            plan.seed,
+            wrong.join("\n")
+        );
     }
     report
 }
@@ -398,7 +429,10 @@ fn counters(pid: Pid) -> BTreeMap<&'static str, u64> {
             continue;
         }
         let dump = json(&["map", "dump", "id", &id]);
-        for (counter, row) in wstap_common::counter::Counter::ALL.iter().zip(dump.as_array().into_iter().flatten()) {
+        for (counter, row) in wstap_common::counter::Counter::ALL
+            .iter()
+            .zip(dump.as_array().into_iter().flatten())
+        {
             let values = row["values"].as_array().into_iter().flatten();
             let sum = values.map(|value| word(&value["value"])).sum();
             counters.insert(counter.label(), sum);
@@ -449,11 +483,17 @@ fn captures_are_the_same() {
     let folder = std::env::var_os("WSTAP_WALK_CAPTURES").map(PathBuf::from);
     let mut packets = Vec::new();
     for folder in std::iter::once(golden).chain(folder) {
-        let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
-        let mut files: Vec<_> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        let entries = std::fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let mut files: Vec<_> = entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .collect();
         files.sort();
         for file in files {
-            let is_capture = file.extension().is_some_and(|end| end == "pcap" || end == "pcapng");
+            let is_capture = file
+                .extension()
+                .is_some_and(|end| end == "pcap" || end == "pcapng");
             if is_capture {
                 packets.extend(replayed(&file));
             }
@@ -474,7 +514,12 @@ fn replayed(path: &Path) -> Vec<Vec<u8>> {
         }
         let flags = segment.flags;
         let (source, destination) = (segment.source, segment.destination);
-        let mut header = TcpHeader::new(source.port(), destination.port(), segment.seq.0, segment.window);
+        let mut header = TcpHeader::new(
+            source.port(),
+            destination.port(),
+            segment.seq.0,
+            segment.window,
+        );
         header.syn = flags.syn();
         header.fin = flags.fin();
         header.rst = flags.rst();

@@ -54,7 +54,10 @@ impl Trace {
             // All of it is long, and what was looked at before has no news.
             let stdout = self.0.stdout_from(seen);
             seen += stdout.rfind('\n').map_or(0, |end| end + 1);
-            stdout.contains(needle).then_some(()).ok_or_else(|| self.0.stderr())
+            stdout
+                .contains(needle)
+                .then_some(())
+                .ok_or_else(|| self.0.stderr())
         });
     }
 

@@ -96,7 +96,9 @@ fn short(event: &Value) -> String {
     let known = ["client", "server", "interface", "conn", "dir"];
     let fields = event.as_object().into_iter().flatten();
     let fields = fields.filter(|(key, _)| !known.contains(&key.as_str()));
-    let fields: Vec<_> = fields.map(|(key, value)| format!("{key} {value}")).collect();
+    let fields: Vec<_> = fields
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
     fields.join(", ")
 }
 
@@ -110,17 +112,29 @@ fn differ(whole: &Value, walked: &Value, exact: Exact) -> Option<String> {
     // what is still open ends with each agent.
     let timed = exact.times && whole["event"] != "message" && whole["kind"] != "eof";
     // The first close frame is that which was read first, and one may have had to wait.
-    let ending = ["initiator", "code", "reason", "silence_ns", "duration_ns", "ts"];
+    let ending = [
+        "initiator",
+        "code",
+        "reason",
+        "silence_ns",
+        "duration_ns",
+        "ts",
+    ];
     let waited = whole["event"] == "close" && !exact.ending;
     for key in keys {
         let (a, b) = (a.get(key), b.get(key));
         if key == "tcp"
             && let Some((a, b)) = a.zip(b)
         {
-            let sides = ["client_to_server", "server_to_client"].iter().zip(exact.tcp);
+            let sides = ["client_to_server", "server_to_client"]
+                .iter()
+                .zip(exact.tcp);
             let mut wrong = sides.filter(|(side, exact)| *exact && a[side] != b[side]);
             if let Some((side, _)) = wrong.next() {
-                return Some(format!("tcp, {side}: whole {}, headers {}", a[side], b[side]));
+                return Some(format!(
+                    "tcp, {side}: whole {}, headers {}",
+                    a[side], b[side]
+                ));
             }
             continue;
         }
@@ -180,7 +194,8 @@ pub fn disorder(
         for (a, b) in [(&a.sides[0], &b.sides[0]), (&a.sides[1], &b.sides[1])] {
             for (a, b) in a.iter().zip(b) {
                 if a["event"] != "message"
-                    && let (Some(at), Some(bt)) = (nanos(a.get("ts")), nanos(b.get("ts"))) {
+                    && let (Some(at), Some(bt)) = (nanos(a.get("ts")), nanos(b.get("ts")))
+                {
                     pairs.push((at, bt, a, b));
                 }
             }
@@ -192,8 +207,13 @@ pub fn disorder(
             return None;
         };
         (a.cmp(later_a) != b.cmp(later_b)).then(|| {
-            let line = |(_, _, a, b): &(u64, u64, &Value, &Value)| format!("  whole {a}\n  headers {b}\n");
-            format!("times in another order:\n{}{}", line(&pair[0]), line(&pair[1]))
+            let line =
+                |(_, _, a, b): &(u64, u64, &Value, &Value)| format!("  whole {a}\n  headers {b}\n");
+            format!(
+                "times in another order:\n{}{}",
+                line(&pair[0]),
+                line(&pair[1])
+            )
         })
     })
 }

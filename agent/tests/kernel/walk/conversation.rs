@@ -133,11 +133,17 @@ impl Conversation {
 
     fn shake_hands(&mut self, n: u16, compresses: bool, random: &mut Random) {
         while random.of_thousand(200) {
-            let request = format!("GET /{} HTTP/1.1\r\nHost: walk.example\r\n\r\n", random.len(0..=99));
+            let request = format!(
+                "GET /{} HTTP/1.1\r\nHost: walk.example\r\n\r\n",
+                random.len(0..=99)
+            );
             self.say(CLIENT, request.as_bytes(), true);
             let len = random.len(0..=3000);
             let body = String::from_utf8(random.text(len)).expect("printable characters");
-            let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let response = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
             self.say(SERVER, response.as_bytes(), true);
         }
         let (request, response) = handshake(n, "walk", compresses);
@@ -149,7 +155,13 @@ impl Conversation {
         let mut talkers = [0, 1].map(|side| Talker::new(side, compresses));
         // Rates of their own: most connections are quiet, some break rules all the time.
         let odd = random.one(&[0, 0, 0, 5, 50, 300]);
-        let style = random.one(&[Style::Small, Style::Small, Style::Mixed, Style::Mixed, Style::Large]);
+        let style = random.one(&[
+            Style::Small,
+            Style::Small,
+            Style::Mixed,
+            Style::Mixed,
+            Style::Large,
+        ]);
         let turns = random.up_to(1, &[4, 20, 60]);
         let begins = self.midstream.then_some(CLIENT);
         if !self.midstream && random.of_thousand(200) {
@@ -166,7 +178,9 @@ impl Conversation {
             if self.streams.iter().any(|stream| stream.len() > LONG) {
                 break;
             }
-            let side = begins.filter(|_| turn == 0).unwrap_or_else(|| random.len(0..=1));
+            let side = begins
+                .filter(|_| turn == 0)
+                .unwrap_or_else(|| random.len(0..=1));
             let frames = match style {
                 Style::Small => random.up_to(1, &[1, 5, 400]),
                 Style::Mixed => random.len(1..=4),
@@ -174,7 +188,11 @@ impl Conversation {
             };
             self.frames(&mut talkers[side], frames, odd, style, random);
             let end = self.streams[side].len();
-            self.turns.push(Turn { side, end, answers: turn == 0 });
+            self.turns.push(Turn {
+                side,
+                end,
+                answers: turn == 0,
+            });
         }
         if random.of_thousand(60) {
             self.never_filled(random);
@@ -182,7 +200,14 @@ impl Conversation {
         self.finish(&mut talkers, random);
     }
 
-    fn frames(&mut self, talker: &mut Talker, n: usize, odd: u64, style: Style, random: &mut Random) {
+    fn frames(
+        &mut self,
+        talker: &mut Talker,
+        n: usize,
+        odd: u64,
+        style: Style,
+        random: &mut Random,
+    ) {
         let side = talker.side;
         for _ in 0..n {
             let frame = talker.frame(odd, style, random);
@@ -195,14 +220,26 @@ impl Conversation {
     /// A frame that says that it is enormous, and of which little comes.
     fn never_filled(&mut self, random: &mut Random) {
         let side = random.len(0..=1);
-        let len = random.one(&[1 << 31, (1 << 31) + 7, 1 << 32, 1 << 40, (1 << 63) - 1, 1 << 63, u64::MAX]);
+        let len = random.one(&[
+            1 << 31,
+            (1 << 31) + 7,
+            1 << 32,
+            1 << 40,
+            (1 << 63) - 1,
+            1 << 63,
+            u64::MAX,
+        ]);
         let some = random.len(0..=200_000);
         let mut frame = Frame::new(side, 0x82, random.text(some));
         frame.declared = Some(len);
         let payload = frame.write(&mut self.streams[side], random);
         let end = self.streams[side].len();
         self.payloads[side].push((payload, end));
-        self.turns.push(Turn { side, end, answers: false });
+        self.turns.push(Turn {
+            side,
+            end,
+            answers: false,
+        });
     }
 
     fn finish(&mut self, talkers: &mut [Talker; 2], random: &mut Random) {
@@ -217,8 +254,14 @@ impl Conversation {
             let mut payload = match random.len(0..=9) {
                 0 => Vec::new(),
                 1 => vec![3],
-                2 => random.one(&[1004u16, 1005, 999, 5000, 0]).to_be_bytes().to_vec(),
-                _ => random.one(&[1000u16, 1001, 1011, 3000, 4999]).to_be_bytes().to_vec(),
+                2 => random
+                    .one(&[1004u16, 1005, 999, 5000, 0])
+                    .to_be_bytes()
+                    .to_vec(),
+                _ => random
+                    .one(&[1000u16, 1001, 1011, 3000, 4999])
+                    .to_be_bytes()
+                    .to_vec(),
             };
             if payload.len() == 2 {
                 let len = random.up_to(0, &[0, 10, 123]);
@@ -231,7 +274,11 @@ impl Conversation {
                 self.frames(&mut talkers[side], 1, 0, Style::Mixed, random);
             }
             let end = self.streams[side].len();
-            self.turns.push(Turn { side, end, answers: true });
+            self.turns.push(Turn {
+                side,
+                end,
+                answers: true,
+            });
         }
         self.end = match random.len(0..=9) {
             0..=5 => End::Fin(random.len(0..=1)),
@@ -320,7 +367,12 @@ impl Frame {
             to.extend(key);
         }
         let at = to.len();
-        to.extend(self.payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+        to.extend(
+            self.payload
+                .iter()
+                .zip(key.iter().cycle())
+                .map(|(byte, key)| byte ^ key),
+        );
         at
     }
 }
@@ -359,7 +411,8 @@ impl Talker {
                 5 => frame = Frame::new(self.side, random.one(&[0x09, 0x0a]), random.text(3)),
                 6 => {
                     let len = random.len(126..=3000);
-                    frame = Frame::new(self.side, random.one(&[0x89, 0x8a, 0x8b]), random.text(len));
+                    frame =
+                        Frame::new(self.side, random.one(&[0x89, 0x8a, 0x8b]), random.text(len));
                 }
                 7 => frame.first &= 0xf0,
                 8 => frame.first = frame.first & 0xf0 | 2,

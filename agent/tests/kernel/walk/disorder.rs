@@ -105,13 +105,19 @@ struct Piece {
 
 /// Cuts, loses and shuffles.
 pub fn deliver(conversation: &Conversation, rates: &Rates, random: &mut Random) -> Traffic {
-    let pieces = shuffle(conversation, cut(conversation, random), rates, random);
+    let pieces = shuffle(conversation, &cut(conversation, random), rates, random);
     Wire::new(conversation, random).play(&pieces, rates, random)
 }
 
 fn cut(conversation: &Conversation, random: &mut Random) -> Vec<Piece> {
     let profile = if conversation.is_long() {
-        random.one(&[(1, 1448), (1448, 1448), (1, 60_000), (60_000, 60_000), (1, 9000)])
+        random.one(&[
+            (1, 1448),
+            (1448, 1448),
+            (1, 60_000),
+            (60_000, 60_000),
+            (1, 9000),
+        ])
     } else {
         random.one(&[(1, 1), (1, 20), (1, 200), (1448, 1448), (60_000, 60_000)])
     };
@@ -165,7 +171,7 @@ fn cut(conversation: &Conversation, random: &mut Random) -> Vec<Piece> {
 
 fn shuffle(
     conversation: &Conversation,
-    pieces: Vec<Piece>,
+    pieces: &[Piece],
     rates: &Rates,
     random: &mut Random,
 ) -> Vec<Piece> {
@@ -174,7 +180,12 @@ fn shuffle(
     // How far a side's stream goes in each phase: nothing is sent earlier than that.
     let limit = |piece: &Piece| {
         let same = |other: &&Piece| other.side == piece.side && other.at.0 <= piece.at.0;
-        pieces.iter().filter(same).map(|other| other.to).max().unwrap_or(0)
+        pieces
+            .iter()
+            .filter(same)
+            .map(|other| other.to)
+            .max()
+            .unwrap_or(0)
     };
     let again = |piece: &Piece, random: &mut Random| {
         let mut piece = *piece;
@@ -194,7 +205,8 @@ fn shuffle(
         let within = |(begin, end): &(usize, usize)| {
             *begin <= piece.from && piece.to <= *end && piece.to > piece.from
         };
-        if random.of_thousand(rates.unseen) && conversation.payloads[piece.side].iter().any(within) {
+        if random.of_thousand(rates.unseen) && conversation.payloads[piece.side].iter().any(within)
+        {
             piece.seen = false;
             out.push(piece);
         } else if random.of_thousand(rates.lost) {
@@ -305,7 +317,11 @@ impl<'a> Wire<'a> {
             flags |= 0x08;
         }
         let window = if random.of_thousand(5) { 0 } else { 2000 };
-        let at = if piece.reset { self.high[side] } else { piece.from };
+        let at = if piece.reset {
+            self.high[side]
+        } else {
+            piece.from
+        };
         self.emit(side, at as i64, TcpFlags(flags), window, payload, "");
     }
 
@@ -318,7 +334,14 @@ impl<'a> Wire<'a> {
         }
         let len = random.len(0..=1);
         let payload = &stream[high - 1..high - 1 + len];
-        self.emit(side, high as i64 - 1, TcpFlags(0x10), 3000, payload, "probe");
+        self.emit(
+            side,
+            high as i64 - 1,
+            TcpFlags(0x10),
+            3000,
+            payload,
+            "probe",
+        );
     }
 
     /// Notes that a piece has reached its receiver.
@@ -361,12 +384,28 @@ impl<'a> Wire<'a> {
         self.isn[side].wrapping_add(1).wrapping_add(at as u32)
     }
 
-    fn emit(&mut self, side: usize, at: i64, flags: TcpFlags, window: u16, payload: &[u8], what: &str) {
-        let [source, destination] = [self.conversation.ends[side], self.conversation.ends[1 - side]];
+    fn emit(
+        &mut self,
+        side: usize,
+        at: i64,
+        flags: TcpFlags,
+        window: u16,
+        payload: &[u8],
+        what: &str,
+    ) {
+        let [source, destination] = [
+            self.conversation.ends[side],
+            self.conversation.ends[1 - side],
+        ];
         if self.acked[side] == 0 && flags.ack() {
             self.acked[side] = self.next_ack(side);
         }
-        let mut header = TcpHeader::new(source.port(), destination.port(), self.seq(side, at), window);
+        let mut header = TcpHeader::new(
+            source.port(),
+            destination.port(),
+            self.seq(side, at),
+            window,
+        );
         header.syn = flags.syn();
         header.fin = flags.fin();
         header.rst = flags.rst();
@@ -378,8 +417,14 @@ impl<'a> Wire<'a> {
         let name = ["client", "server"][side];
         let end = at + payload.len() as i64;
         let named = [(header.fin, " FIN"), (header.rst, " RST")];
-        let named: String = named.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
-        let acked = header.acknowledgment_number.wrapping_sub(self.seq(1 - side, 0));
+        let named: String = named
+            .iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, name)| *name)
+            .collect();
+        let acked = header
+            .acknowledgment_number
+            .wrapping_sub(self.seq(1 - side, 0));
         let packet = pcap::ip(source.ip(), destination.ip(), &pcap::tcp(&header, payload));
         let n = self.traffic.packets.len();
         let pause = if self.conversation.midstream && n < PROBED && n % PROBES == PROBES - 1 {
