@@ -34,7 +34,7 @@ use crate::{
 
 /// Another CPU may have moved the place on between a look at it and the commit; more often than this
 /// in a row it does not.
-const ATTEMPTS: u32 = 2;
+const ATTEMPTS: u32 = 8;
 
 /// Of [`advance`], above the number of a counter: segments that were set aside may be next.
 const DRAIN: u64 = 1 << 32;
@@ -356,8 +356,22 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
         attempt += 1;
         let mut place = place_of(flow, sender);
         if place.mode() == mode::WHOLE {
-            place = Place(resume(place.0, high));
+            let whole = place.0;
+            place = Place(resume(whole, high));
             if place.0 == 0 {
+                // Another CPU that resumes at this moment either sees how far this segment goes, or
+                // is seen here: else nobody would walk it.
+                let direction = &raw mut flow.directions[sender];
+                // SAFETY: the lock is the flow's, the direction within its value.
+                let current = unsafe {
+                    bpf_spin_lock(&raw mut flow.lock);
+                    let current = (*direction).place;
+                    bpf_spin_unlock(&raw mut flow.lock);
+                    current
+                };
+                if current != whole {
+                    continue;
+                }
                 return WHOLE;
             }
         }
@@ -618,12 +632,22 @@ extern "C" fn resume(place: u64, high: u32) -> u64 {
     let (message_len, message_frames) = (cursor.message_len, cursor.message_frames);
     let frames = cursor.frames;
     let flags = cursor.state >> 8;
+    let end = seq
+        .wrapping_add(passage.headers.len)
+        .wrapping_add(u32::from(passage.headers.has(FIN)));
+    let reach = if end.wrapping_sub(high) as i32 > 0 {
+        end
+    } else {
+        high
+    };
     let direction = &raw mut flow.directions[sender as usize];
     let mut done = 0;
     // SAFETY: the lock is the flow's; the direction is within its value.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 {
+        // Nor has another CPU a segment beyond this one, which it would copy whole.
+        let is_last = (*direction).high.wrapping_sub(reach) as i32 <= 0;
+        if is_last && (*direction).place == place.0 {
             (*direction).rest = 0;
             (*direction).message_len = message_len;
             (*direction).message_frames = message_frames;
@@ -972,7 +996,7 @@ fn next_slot(waiting: u32, next: u32) -> u64 {
     found
 }
 
-/// Walks one of the segments that were set aside; whether there was one.
+/// Walks one of the segments that were set aside; whether there was one, and may be another.
 #[inline(always)]
 fn drain_one(
     skb: *mut __sk_buff,
@@ -1040,7 +1064,8 @@ fn drain_one(
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
-    committed
+    // Where another CPU was faster, maybe only in setting a further segment aside, there is more to do.
+    true
 }
 
 /// Gives the place of a direction up: from here on its segments are copied whole, those first that

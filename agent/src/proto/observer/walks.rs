@@ -601,11 +601,11 @@ impl Observer {
                 session.set_tallied(side, true);
                 of.next = Some(next);
             }
-            if let Some(next) = &mut of.next {
-                if over || !session.wants_payload(side) {
-                    // Else it is yet to be handed over.
-                    pass_payload(session, side, next, &tally, &mut cx);
-                }
+            if let Some(next) = &mut of.next
+                // What is wanted is yet to be handed over.
+                && (over || !session.wants_payload(side))
+            {
+                pass_payload(session, side, next, &tally, &mut cx);
             }
             if let Some(counted) = counted {
                 session.count(tally.last_seen, counted, &mut cx);

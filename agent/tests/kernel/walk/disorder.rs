@@ -105,7 +105,7 @@ struct Piece {
 
 /// Cuts, loses and shuffles.
 pub fn deliver(conversation: &Conversation, rates: &Rates, random: &mut Random) -> Traffic {
-    let pieces = shuffle(conversation, cut(conversation, random), rates, random);
+    let pieces = shuffle(conversation, &cut(conversation, random), rates, random);
     Wire::new(conversation, random).play(&pieces, rates, random)
 }
 
@@ -171,7 +171,7 @@ fn cut(conversation: &Conversation, random: &mut Random) -> Vec<Piece> {
 
 fn shuffle(
     conversation: &Conversation,
-    pieces: Vec<Piece>,
+    pieces: &[Piece],
     rates: &Rates,
     random: &mut Random,
 ) -> Vec<Piece> {
@@ -436,7 +436,10 @@ impl<'a> Wire<'a> {
         self.traffic.packets.push(Packet {
             side,
             pause,
-            is_alone: flags.0 & 0x07 != 0 || at < opened + 1,
+            // Where a connection is only being recognised, it matters what came first.
+            is_alone: flags.0 & 0x07 != 0
+                || at < opened + 1
+                || (self.conversation.midstream && n < PROBED),
             bytes: pcap::ethernet(&packet),
             what: format!("{name} {at}..{end}{named} {what} (has {acked})"),
         });
