@@ -1182,10 +1182,10 @@ extern "C" fn hand_over(index: u32) -> u64 {
         let record = &raw mut (*slot).header;
         (*record).captured = (*record).len;
         let len = u64::from((*record).len) + HEADER_LEN as u64;
-        (record, opaque(len), (*slot).link)
+        (record, len, (*slot).link)
     };
-    if len <= u64::from(SLOT_BYTES) + HEADER_LEN as u64 && len >= HEADER_LEN as u64 {
-        output(record.cast(), len as u32, true);
+    if let Some(len) = bounded(len, u64::from(SLOT_BYTES) + HEADER_LEN as u64) {
+        output(record.cast(), len, true);
     }
     let _ = FREE_SLOTS.push(index, 0);
     link

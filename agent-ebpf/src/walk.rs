@@ -324,16 +324,15 @@ fn emit(walk: &mut Walk) {
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return;
     };
-    let used = opaque(walk.used);
-    if used < ENTRIES_AT || used > ENTRIES_LEN as u64 {
+    let Some(used) = bounded(walk.used, ENTRIES_LEN as u64) else {
         return;
-    }
+    };
     // SAFETY: the headers are at the buffer's beginning.
     unsafe {
         let record = entries.cast::<RecordHeader>();
-        (*record).captured = used as u32 - HEADER_LEN as u32;
+        (*record).captured = (used as u32).wrapping_sub(HEADER_LEN as u32);
     }
-    output(entries.cast(), used as u32, walk.flags & URGENT != 0);
+    output(entries.cast(), used, walk.flags & URGENT != 0);
     // SAFETY: as above.
     unsafe {
         let header = entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>();
@@ -349,13 +348,13 @@ fn emit(walk: &mut Walk) {
 
 /// Sends off a record that lies in a map.
 #[inline(always)]
-pub fn output(record: *mut u8, len: u32, urgent: bool) {
+pub fn output(record: *mut u8, len: u64, urgent: bool) {
     // SAFETY: the verifier sees that so many bytes are there.
     let failed = unsafe {
         bpf_ringbuf_output(
             (&raw const RECORDS).cast_mut().cast(),
             record.cast(),
-            len.into(),
+            len,
             wakeup(urgent),
         )
     };
@@ -375,8 +374,13 @@ extern "C" fn walk_window() -> u64 {
     };
     // SAFETY: as in `windows`.
     let walk = unsafe { &mut *walk };
-    for _ in 0..HEADERS {
-        if !simple_frame(walk) && walk_frame() != 0 {
+    // One way back, by a condition at the end: verifiers before 6.8 refuse a loop to whose beginning an
+    // instruction leads that does not jump.
+    let mut frames = 0;
+    loop {
+        let more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
+        frames += 1;
+        if more == 0 || frames >= HEADERS {
             break;
         }
     }
