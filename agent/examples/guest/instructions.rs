@@ -24,7 +24,8 @@ use wstap_common::globals;
 const COUNTED: KernelVersion = KernelVersion::new(5, 16, 0);
 /// The number of each program of the object, while it is loaded by an agent with these flags.
 pub fn count(method: Method, flags: &[&str]) -> Result<BTreeMap<&'static str, u32>> {
-    let names = globals::PROGRAMS.into_iter().flatten();
+    let entries = globals::PROGRAMS.into_iter().flatten();
+    let names = entries.chain([globals::BODY]);
     if requirements::kernel_version() < COUNTED {
         let config = config(flags)?;
         let mut ebpf = program::prepare(&config, Wake::Batch, method, VerifierLogLevel::STATS)?;

@@ -173,8 +173,7 @@ pub fn prepare(
     loader.load(OBJECT).map_err(load_error)
 }
 
-/// Has the verifier look at the programs for one framing, unless it has. Each takes it some hundred
-/// milliseconds, so those that may never be needed wait until they are. The maps must still be open.
+/// Has the verifier look at the programs for one framing, unless it has. The maps must still be open.
 pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
     for name in globals::PROGRAMS[framing as usize] {
         verified(ebpf, name)?;
