@@ -72,7 +72,7 @@ pub(super) extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
             flow,
             since,
             RECORD_SEGMENT,
-        )
+        );
     };
     let mut outcome = NO_ROOM;
     let mut copied = true;

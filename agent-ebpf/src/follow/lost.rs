@@ -222,7 +222,5 @@ fn turn(record: &mut RecordHeader) {
             b.add(i).write_volatile(word);
         }
     }
-    let port = record.source_port;
-    record.source_port = record.destination_port;
-    record.destination_port = port;
+    core::mem::swap(&mut record.source_port, &mut record.destination_port);
 }
