@@ -113,11 +113,20 @@ pub fn conversations(seed: u64) -> impl Iterator<Item = Script> {
             Role::Client => (&mut client, &mut server),
             Role::Server => (&mut server, &mut client),
         };
-        // Who ends the connection has had its last word answered: nothing is under way then, and
-        // both ends have seen the same.
+        // Who ends the connection has had its last word answered twice: before the second time the other
+        // end has read all that was written before the first, pongs too. Nothing is under way then,
+        // and both ends have seen the same.
+        for word in [&b"good-bye"[..], b"once more"] {
+            let all = messages(first).count();
+            second.push(Step::Await { messages: all });
+            second.push(text(word));
+            let all = messages(second).count();
+            first.push(Step::Await { messages: all });
+            first.push(text(word));
+        }
         let all = messages(first).count();
         second.push(Step::Await { messages: all });
-        second.push(text(b"good-bye"));
+        second.push(text(b"now"));
         let all = messages(second).count();
         first.push(Step::Await { messages: all });
         first.push(match ending.how {
