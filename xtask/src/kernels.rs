@@ -64,9 +64,9 @@ pub struct Args {
     /// Ask for newer packages where there are some already
     #[arg(long)]
     refresh: bool,
-    /// Where Debian's packages come from
-    #[arg(long, value_name = "URL", default_value = debian::MIRROR)]
-    mirror: String,
+    /// Where Debian's packages come from; by default where apt has them from
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
 }
 
 impl Args {
@@ -76,7 +76,7 @@ impl Args {
             kernel: Vec::new(),
             short: true,
             refresh: false,
-            mirror: debian::MIRROR.to_owned(),
+            mirror: None,
         }
     }
 
@@ -109,12 +109,13 @@ pub fn command(args: &Args) -> Result<()> {
     let mut emulator = machine::Emulator::choose();
     for release in RELEASES.iter().filter(|release| args.selects(release.name)) {
         let begun = Instant::now();
-        let booted = debian::unpacked(release, &args.mirror, args.refresh).and_then(|kernel| {
-            say(format!("{}: booting {}", release.name, kernel.package));
-            let archive = initramfs::build(&kernel, &binaries)?;
-            let folder = workspace::target().join("kernels").join(release.name);
-            emulator.boot(&kernel.image, &archive, &folder)
-        });
+        let booted =
+            debian::unpacked(release, args.mirror.as_deref(), args.refresh).and_then(|kernel| {
+                say(format!("{}: booting {}", release.name, kernel.package));
+                let archive = initramfs::build(&kernel, &binaries)?;
+                let folder = workspace::target().join("kernels").join(release.name);
+                emulator.boot(&kernel.image, &archive, &folder)
+            });
         match booted {
             Ok(told) => report.add(release, &told),
             // The others are tried all the same.

@@ -11,11 +11,6 @@ use anyhow::{Context, Result, bail};
 use super::say;
 use crate::{process, workspace};
 
-/// Debian's own, which is near everywhere.
-pub const MIRROR: &str = "http://deb.debian.org";
-/// Where a release goes when the mirrors no longer have it.
-const ARCHIVE: &str = "http://archive.debian.org";
-
 /// The package that depends on the current one, of the flavour that is smallest.
 const META: &str = "linux-image-cloud-amd64";
 const FLAVOUR: &str = "-cloud-amd64";
@@ -46,15 +41,15 @@ pub struct Kernel {
 }
 
 /// The kernel of a release; fetches it where it is not there yet, or is to be newer.
-pub fn unpacked(release: &Release, mirror: &str, refresh: bool) -> Result<Kernel> {
+pub fn unpacked(release: &Release, mirror: Option<&str>, refresh: bool) -> Result<Kernel> {
     let home = workspace::target().join("kernels").join(release.name);
     let stamp = home.join("package");
     if refresh || !stamp.exists() {
-        let package = fetch(release, mirror, &home).or_else(|error| {
-            say(format!("{}: {error:#}; trying {ARCHIVE}", release.name));
-            fetch(release, ARCHIVE, &home).with_context(|| format!("{error:#}; and then"))
-        });
-        let package = package.with_context(|| {
+        let mirror = match mirror {
+            Some(mirror) => mirror.to_owned(),
+            None => system_mirror()?,
+        };
+        let package = fetch(release, &mirror, &home).with_context(|| {
             format!(
                 "cannot get Debian's kernel {} (--mirror URL names another mirror)",
                 release.name
@@ -108,6 +103,20 @@ fn fetch(release: &Release, mirror: &str, home: &Path) -> Result<String> {
     Ok(image)
 }
 
+/// Where the system's own apt has Debian's packages from.
+fn system_mirror() -> Result<String> {
+    let mut targets = Command::new("apt-get");
+    targets.args(["indextargets", "--format", "$(REPO_URI)"]);
+    let listed = process::capture(&mut targets)?;
+    let mirror = listed
+        .lines()
+        .find_map(|uri| uri.trim_end_matches('/').strip_suffix("/debian"));
+    let mirror = mirror.context(
+        "apt has no source of Debian's packages: run `apt-get update`, or give a mirror with --mirror URL",
+    )?;
+    Ok(mirror.to_owned())
+}
+
 /// apt with a configuration, lists and a cache of its own.
 struct Apt {
     home: PathBuf,
@@ -128,8 +137,6 @@ impl Apt {
         let sources: String = release
             .suites
             .iter()
-            // What is in the archive stays as it is.
-            .filter(|(archive, _)| mirror != ARCHIVE || *archive == "debian")
             .map(|(archive, suite)| {
                 format!("deb [arch=amd64 signed-by={KEYRING}] {mirror}/{archive} {suite} main\n")
             })
