@@ -158,10 +158,11 @@ fn of_close(body: &[u8]) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn header(first: u8, len: u64) -> Header {
+    /// An unmasked header with this first byte.
+    pub(in super::super) fn header(first: u8, len: u64) -> Header {
         Header {
             fin: first & 0x80 != 0,
             rsv: (first >> 4) & 7,

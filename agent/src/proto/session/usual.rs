@@ -64,18 +64,7 @@ fn key(header: &Header) -> Option<(u8, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::frame::Opcode;
-
-    fn header(first: u8, len: u64) -> Header {
-        Header {
-            fin: first & 0x80 != 0,
-            rsv: (first >> 4) & 7,
-            opcode: Opcode::from_bits(first),
-            mask: None,
-            len,
-            minimal: true,
-        }
-    }
+    use crate::proto::session::evidence::tests::header;
 
     #[test]
     fn what_came_often_is_common() {
