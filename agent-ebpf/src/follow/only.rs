@@ -78,7 +78,7 @@ pub(super) fn only_frame(
     } else if len == 127 {
         size += 8;
         len = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
-        if len < 0x1_0000 || len >= NEAR {
+        if !(0x1_0000..NEAR).contains(&len) {
             return None;
         }
     }
