@@ -91,7 +91,7 @@ const _: () = assert!(size_of::<Tally>() == TALLY_LEN);
 #[inline(always)]
 #[must_use]
 pub const fn element(pair: u32, sender: u32) -> u32 {
-    pair * 2 + (sender & 1)
+    pair.wrapping_mul(2) | (sender & 1)
 }
 
 impl Tally {

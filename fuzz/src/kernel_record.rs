@@ -5,10 +5,12 @@
 use std::sync::OnceLock;
 
 use wstap::{
-    proto::{observer::Config, time::Timestamp},
-    source::kernel::{clock::Clock, reader::with_segment},
+    proto::{observer::Config, time::Timestamp, walk::Sample},
+    source::kernel::{
+        clock::Clock,
+        reader::{Record, with_record},
+    },
 };
-use wstap_common::record::RecordHeader;
 
 use crate::{input::Input, judge::Judge};
 
@@ -28,21 +30,29 @@ pub fn run(data: &[u8]) {
     );
     let mut last = Timestamp(0);
     while !input.is_empty() {
-        let Ok((header, captured)) = RecordHeader::decode(input.run()) else {
-            continue;
-        };
-        assert_eq!(captured.len(), header.captured as usize);
-        with_segment(&header, captured, clock, &mut |segment| {
-            last = last.max(segment.ts);
-            let mut at = 0;
-            for window in segment.windows {
-                assert!(window.offset >= at && !window.bytes.is_empty());
-                at = window.offset + window.bytes.len() as u32;
+        let taken = with_record(input.run(), clock, &mut |record| match record {
+            Record::Sample(segment, sample) => {
+                last = last.max(segment.ts);
+                let mut at = 0;
+                for window in segment.windows {
+                    assert!(window.offset >= at && !window.bytes.is_empty());
+                    at = window.offset + window.bytes.len() as u32;
+                }
+                assert!(at <= segment.len);
+                if sample != Sample::default() {
+                    judge.trust_source();
+                }
+                judge.observer.handle_sample(segment, sample);
             }
-            assert!(at <= segment.len);
-            judge.observer.handle_segment(segment);
+            Record::Walk(walk, entries) => {
+                last = last.max(walk.segment.ts);
+                judge.trust_source();
+                judge.observer.handle_walk(walk, entries);
+            }
         });
-        judge.look();
+        if taken.is_ok() {
+            judge.look();
+        }
     }
     judge.finish(last);
 }

@@ -68,7 +68,10 @@ impl Account {
                 assert_eq!(side.due, None, "{event:?}");
                 side.message = None;
             }
-            EventKind::Violation(_) | EventKind::Handshake(_) | EventKind::Close(_) => {}
+            EventKind::Counted(_)
+            | EventKind::Violation(_)
+            | EventKind::Handshake(_)
+            | EventKind::Close(_) => {}
         }
     }
 

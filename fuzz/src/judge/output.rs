@@ -100,7 +100,7 @@ impl Outputs {
         let json = self.printed.take();
         self.text.event(event).expect("a buffer takes all");
         let text = self.printed.take();
-        if matches!(event.kind, EventKind::Progress(_)) {
+        if matches!(event.kind, EventKind::Progress(_) | EventKind::Counted(_)) {
             assert!(json.is_empty() && text.is_empty());
             return;
         }
@@ -207,6 +207,6 @@ fn check_json(line: &str, event: &Event) {
             assert_eq!(number("count"), Some(violation.count));
         }
         EventKind::Gap(gap) => assert_eq!(number("bytes"), Some(gap.bytes)),
-        EventKind::Progress(_) => {}
+        EventKind::Progress(_) | EventKind::Counted(_) => {}
     }
 }

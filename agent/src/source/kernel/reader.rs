@@ -126,19 +126,8 @@ impl Reader {
                 break;
             };
             records += 1;
-            match RecordHeader::decode(&record) {
-                Ok((header, body)) if matches!(header.kind, RECORD_WALK | RECORD_LOST) => {
-                    match WalkRecord::decode(body) {
-                        Ok(walk) => with_walk(&header, &walk, &self.clock, &mut take),
-                        Err(error) => undecodable(&mut self.undecodable, error),
-                    }
-                }
-                Ok((header, captured)) => {
-                    self.cut = self
-                        .cut
-                        .saturating_add((header.captured < header.len).into());
-                    with_segment(&header, captured, &self.clock, &mut take);
-                }
+            match with_record(&record, &self.clock, &mut take) {
+                Ok(cut) => self.cut = self.cut.saturating_add(cut.into()),
                 Err(error) => undecodable(&mut self.undecodable, error),
             }
         }
@@ -294,8 +283,28 @@ impl Reader {
     }
 }
 
-/// Hands over a decoded record as the segment that it is, with no copy made.
-pub fn with_segment(
+/// Hands over what a record of the ring buffer says, with no copy made; whether it is of a segment
+/// that was longer than what was copied of it.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the bytes are no record.
+pub fn with_record(
+    record: &[u8],
+    clock: &Clock,
+    take: &mut impl FnMut(Record<'_>),
+) -> Result<bool, DecodeError> {
+    let (header, body) = RecordHeader::decode(record)?;
+    if matches!(header.kind, RECORD_WALK | RECORD_LOST) {
+        with_walk(&header, &WalkRecord::decode(body)?, clock, take);
+        return Ok(false);
+    }
+    with_segment(&header, body, clock, take);
+    Ok(header.captured < header.len)
+}
+
+/// Hands over a decoded record as the segment that it is.
+fn with_segment(
     header: &RecordHeader,
     captured: &[u8],
     clock: &Clock,
@@ -363,8 +372,11 @@ fn with_walk(
     take(Record::Walk(&walk, &mut entries));
 }
 
-/// The number of the sender's tally.
+/// The number of the sender's tally, 0 where it has none.
 fn tally_of(header: &RecordHeader) -> u32 {
+    if header.tally == 0 {
+        return 0;
+    }
     let (_, sender) = FlowKey::from_socket_addrs(header.source(), header.destination(), 0);
     element(header.tally, sender as u32)
 }
