@@ -173,8 +173,8 @@ pub struct Walked {
     /// A [`Place`].
     pub place: u64,
     /// In [`mode::FAR`]: payload bytes from the place to the next header. In [`mode::CONTROL`]:
-    /// payload bytes of a control frame that are still to be copied, in the lowest eight bits, and
-    /// above them how many come behind these before the next header.
+    /// payload bytes that are still to be copied, in the lowest eight bits, and above them how many
+    /// come behind these before the next header.
     pub rest: u64,
     /// Payload bytes of the message under way.
     pub message_len: u64,
@@ -289,7 +289,7 @@ pub mod mode {
     /// The next header is [`super::Walked::rest`] bytes behind the place, which are more than
     /// sequence numbers can tell apart.
     pub const FAR: u8 = 2;
-    /// The payload of a control frame goes on at the place.
+    /// Payload that is to be copied, mostly a control frame's, goes on at the place.
     pub const CONTROL: u8 = 3;
 }
 

@@ -22,6 +22,15 @@ pub const WALKS: &str = "WALKS";
 /// `u32`: 1 if every frame has an entry in a record, 0 if data frames are only counted.
 pub const EACH_FRAME: &str = "EACH_FRAME";
 
+/// `u32`: payload bytes of each data frame that are copied with its header where it has an entry, at
+/// most [`MAX_PREVIEW`].
+pub const PREVIEW: &str = "PREVIEW";
+/// Largest [`PREVIEW`]: as much as a control frame has.
+pub const MAX_PREVIEW: u32 = 125;
+/// Frames of a direction that have an entry in any case, the first ones. So payload that is wrong
+/// from the beginning shows.
+pub const DETAILED: u32 = 16;
+
 /// Ring buffer of [`crate::record`]s.
 pub const RECORDS_MAP: &str = "RECORDS";
 /// Per-CPU array of `u64`, indexed by [`crate::counter::Counter`].

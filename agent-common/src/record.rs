@@ -93,8 +93,11 @@ pub const WALK_HEADER_LEN: usize = 40;
 const _: () = assert!(size_of::<WalkHeader>() == WALK_HEADER_LEN);
 
 /// A frame that was walked, followed by the bytes of it that were copied, padded to a multiple of
-/// eight: its header, and of a control frame the payload, as far as the segment holds it. The rest
-/// comes as an entry without a header.
+/// eight: its header, and what is wanted of the payload, as far as the segment holds it. The rest of
+/// that comes as an entry without a header.
+///
+/// Wanted is the payload of control frames; of text that is not compressed, where it is at most
+/// [`crate::globals::MAX_PREVIEW`] bytes; and of other data frames [`crate::globals::PREVIEW`] bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Entry {

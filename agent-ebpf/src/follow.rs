@@ -17,6 +17,7 @@ use aya_ebpf::{
 use wstap_common::{
     counter::Counter,
     flow::{Place, flag, mode},
+    globals::DETAILED,
     record::RECORD_SEGMENT,
     tally::element,
 };
@@ -117,6 +118,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         && beyond > 0
         && headers.seq == high
         && direction.hole[0] == direction.hole[1]
+        && direction.frames >= DETAILED
         && headers.flags & (FIN | RST | SYN) == 0
         && let Some(frame) = only_frame(skb, headers, flow, sender, place)
         && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
@@ -299,7 +301,7 @@ fn flags(flow: &Flow, sender: u32) -> u32 {
     if flow.flags & flag::DEFLATE != 0 {
         flags |= DEFLATE;
     }
-    if EACH_FRAME.load() != 0 {
+    if EACH_FRAME.load() != 0 || flow.directions[(sender & 1) as usize].frames < DETAILED {
         flags |= DETAIL;
     }
     flags

@@ -137,6 +137,9 @@ pub static WALKS: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 pub static EACH_FRAME: Global<u32> = Global::new(0);
 
+#[unsafe(no_mangle)]
+pub static PREVIEW: Global<u32> = Global::new(0);
+
 /// Adds `n` to a counter of this CPU.
 #[inline(always)]
 pub fn count(counter: Counter, n: u64) {

@@ -14,6 +14,7 @@ use aya_ebpf::{
 use wstap_common::{
     counter::Counter,
     flow::{Place, Walked, mode, state},
+    globals::MAX_PREVIEW,
     record::{ENTRY_LEN, HEADER_LEN, RecordHeader, WALK_HEADER_LEN, WalkHeader},
     tally::{
         BYTE_KINDS, FRAME_KINDS, LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, MESSAGE_KINDS, SIZES, Tally,
@@ -23,7 +24,7 @@ use wstap_common::{
 use wstap_ebpf::bound::{bounded, load_u16, load_u64, opaque, store_u64};
 
 use crate::{
-    maps::{ENTRIES, RECORDS, SLOTS, WALK, count},
+    maps::{ENTRIES, PREVIEW, RECORDS, SLOTS, WALK, count},
     sample::wakeup,
 };
 
@@ -37,11 +38,11 @@ const GLANCE: u64 = 32;
 pub const WINDOW: u64 = 1024;
 /// Room behind them: what is read beyond the bytes that are there means nothing, and is not used.
 const SLACK: u64 = 160;
-/// Bytes of a control frame that are copied with its header.
-const CONTROL_PAYLOAD: u64 = 125;
-/// Bytes that are written for a data frame behind its [`ENTRY_LEN`]: the largest header.
+/// Bytes of a control frame that are copied with its header; of a data frame no more are.
+const CONTROL_PAYLOAD: u64 = MAX_PREVIEW as u64;
+/// Bytes that are written behind an [`ENTRY_LEN`] in any case: the largest header.
 const DATA_COPY: u64 = 16;
-/// Bytes that are written for a control frame.
+/// Bytes that are written where there is payload to copy.
 const CONTROL_COPY: u64 = 144;
 /// In [`Walked::rest`], in [`mode::CONTROL`]: payload that is still to be copied; and above it what
 /// comes behind that before the next header.
@@ -118,6 +119,8 @@ pub struct Walk {
     pub previous: u32,
     /// In: [`MASKED`], [`DEFLATE`], [`DETAIL`].
     pub flags: u32,
+    /// In: [`wstap_common::globals::PREVIEW`].
+    pub preview: u64,
     /// In and out: [`state`].
     pub state: u32,
     /// In and out: bytes in [`Self::carry`].
@@ -521,27 +524,11 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     let mut pending = 0;
     let mut kind = opcode;
     odd |= state & state::CLOSED as u64;
+    // Payload that is copied with the header.
+    let wanted;
     if is_control {
         kind = if opcode <= 10 { opcode - 5 } else { 6 };
-        let payload = if len < CONTROL_PAYLOAD {
-            len
-        } else {
-            CONTROL_PAYLOAD
-        };
-        let held = available - size;
-        if held < payload {
-            if walk.is_last == 0 {
-                walk.status = status::CUT;
-                return false;
-            }
-            copied += held;
-            // More than sequence numbers can tell apart is no control frame that anybody reads.
-            if len < 1 << 55 {
-                pending = (payload - held) | (len - payload) << PENDING_BITS;
-            }
-        } else {
-            copied += payload;
-        }
+        wanted = CONTROL_PAYLOAD;
         if opcode == 8 {
             state |= state::CLOSED as u64;
         }
@@ -568,6 +555,27 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
                 message_frames += 1;
             }
         }
+        // Small text that is not compressed is copied whole, so that it can be checked. Without a
+        // branch, see `exceeds`.
+        let is_text = 1 ^ exceeds(state & (state::OPCODE | state::COMPRESSED) as u64 ^ 1, 0);
+        let small = 1 ^ exceeds(len, CONTROL_PAYLOAD);
+        let detail = u64::from(walk.flags & DETAIL) / u64::from(DETAIL);
+        wanted = opaque((walk.preview | (is_text & small) * 127) * detail);
+    }
+    let payload = opaque(len.wrapping_sub(len.wrapping_sub(wanted) * exceeds(len, wanted)));
+    let held = available - size;
+    if held < payload {
+        if walk.is_last == 0 {
+            walk.status = status::CUT;
+            return false;
+        }
+        copied += held;
+        // More than sequence numbers can tell apart is no payload that anybody reads.
+        if len < 1 << 55 {
+            pending = (payload - held) | (len - payload) << PENDING_BITS;
+        }
+    } else {
+        copied += payload;
     }
     if is_control || odd != 0 || walk.flags & DETAIL != 0 {
         let to = opaque(walk.used);
@@ -644,6 +652,7 @@ impl Walk {
     /// Takes a snapshot of `direction`, whose place is `place`, to walk it from there.
     #[inline(always)]
     pub fn begin(&mut self, direction: &Walked, place: Place) {
+        self.preview = PREVIEW.load().into();
         self.state = place.state().into();
         self.carried = place.carried().into();
         self.mode = place.mode().into();

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use log::LevelFilter;
+use wstap_common::globals::MAX_PREVIEW;
 
 pub use crate::cli::{
     Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format,
@@ -34,6 +35,15 @@ pub enum ConfigError {
         /// For all.
         total: u64,
     },
+    /// More payload is to be shown than is copied with a header.
+    #[error(
+        "--payload={bytes} is more than --copy headers copies of a payload, {MAX_PREVIEW} bytes: leave \
+         --copy out, or ask for less"
+    )]
+    Preview {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// Patterns that are too much together.
     #[error("the patterns of {flag} cannot be used together: {source}")]
     Patterns {
@@ -57,6 +67,9 @@ pub struct CaptureConfig {
     pub attach: AttachMode,
     /// What of the WebSockets that are followed is copied.
     pub copy: CopyMode,
+    /// Where headers are copied: how much of each data frame's payload with them, at most
+    /// [`MAX_PREVIEW`].
+    pub preview: u32,
     /// Payload bytes of one segment that are copied at most.
     pub snap_length: u32,
     /// Capacity of the map of followed flows.
@@ -249,15 +262,18 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
         let output = output(&args.output);
         let selection = selection(args.selection)?;
         let mut capture = capture(&args.capture, &args.limits)?;
-        if output.payload.is_some() {
-            // There is nothing to show of what was not copied.
-            capture.copy = CopyMode::Whole;
+        if let Some(bytes) = output.payload {
+            capture.preview = preview(bytes, args.capture.copy)?;
+            // There is nothing to show of what is not copied.
+            capture.copy = args.capture.copy.unwrap_or(CopyMode::Whole);
         }
+        // Nobody inflates a part.
+        let inflate = output.payload.is_some() && capture.copy == CopyMode::Whole;
         Ok(Self {
             capture,
             observer: observer::Config {
                 preview: output.payload.unwrap_or(0),
-                inflate: output.payload.is_some(),
+                inflate,
                 interest: interest(&selection),
                 ..limits(&args.limits)?
             },
@@ -346,12 +362,24 @@ fn capture(args: &cli::CaptureArgs, limits: &cli::LimitArgs) -> Result<CaptureCo
             .checked_next_power_of_two()
             .unwrap_or(1 << 31),
         attach: args.attach,
-        copy: args.copy,
+        copy: args.copy.unwrap_or(CopyMode::Headers),
+        preview: 0,
         snap_length: saturating_u32(args.snap_length),
         max_connections: limits.max_connections,
         max_candidates: limits.max_candidates,
         kernel_log: args.kernel_log,
     })
+}
+
+/// How much of each payload is to be copied with its header; 0 where segments are copied whole.
+fn preview(bytes: usize, copy: Option<CopyMode>) -> Result<u32, ConfigError> {
+    if copy != Some(CopyMode::Headers) {
+        return Ok(0);
+    }
+    u32::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes <= MAX_PREVIEW)
+        .ok_or(ConfigError::Preview { bytes })
 }
 
 fn limits(args: &cli::LimitArgs) -> Result<observer::Config, ConfigError> {

@@ -60,16 +60,11 @@ pub struct CaptureArgs {
         value_parser = value::size(128, MAX_SNAP_LENGTH.into())
     )]
     pub snap_length: u64,
-    /// What of a WebSocket is copied from the kernel: headers (and control frames), or every segment
-    /// whole, which costs more and is needed where payload is to be looked at
-    #[arg(
-        long,
-        value_name = "WHAT",
-        env = "WSTAP_COPY",
-        value_enum,
-        default_value_t = CopyMode::Whole,
-    )]
-    pub copy: CopyMode,
+    /// What of a WebSocket is copied from the kernel: headers (with control frames, and small text while
+    /// a connection is young), or every segment whole, which costs more, and is the default with
+    /// --payload
+    #[arg(long, value_name = "WHAT", env = "WSTAP_COPY", value_enum)]
+    pub copy: Option<CopyMode>,
     /// How to attach: tcx (kernel 6.6 and later), clsact, or auto, the first of these that works
     #[arg(
         long,

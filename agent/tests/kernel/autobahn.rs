@@ -272,14 +272,17 @@ fn every_case_live() {
             *counted.entry(key).or_default() += sample.count();
         }
         counted.retain(|_, times| *times > 0);
-        let mut expected = broken.clone();
         if *copy == "headers" {
-            // Of text nothing was copied.
-            for of in [&mut counted, &mut expected] {
-                of.retain(|(_, rule), _| *rule != Rule::InvalidUtf8.as_str());
+            // What of a small text comes in a later segment may have been counted as payload before
+            // it was handed over: then the text is not checked.
+            for (key, times) in &mut counted {
+                let expected = broken.get(key).copied().unwrap_or_default();
+                if key.1 == Rule::InvalidUtf8.as_str() && *times >= expected * 9 / 10 {
+                    *times = (*times).max(expected);
+                }
             }
         }
-        assert_eq!(counted, expected, "broken rules, {copy} copied");
+        assert_eq!(counted, broken, "broken rules, {copy} copied");
         println!("Live, `run` at the server, {copy} copied: all sums agree");
     }
 }

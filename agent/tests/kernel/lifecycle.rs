@@ -351,6 +351,7 @@ fn a_panic_leaves_nothing_behind() {
             attach,
             snap_length: 1 << 16,
             copy: CopyMode::Headers,
+            preview: 0,
             max_connections: 1000,
             max_candidates: 1000,
             kernel_log: LevelFilter::Off,

@@ -188,12 +188,21 @@ fn times(event: &Value) -> [u64; 2] {
 
 #[test]
 fn headers_alone_say_what_whole_segments_say() {
+    headers_and_whole_segments_say_the_same(&[]);
+}
+
+#[test]
+fn previews_that_come_with_headers_are_those_of_whole_segments() {
+    headers_and_whole_segments_say_the_same(&["--payload=40"]);
+}
+
+fn headers_and_whole_segments_say_the_same(flags: &[&str]) {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
     let traces = ["headers", "whole"].map(|copy| {
         let mut command = pair.client.command(WSTAP);
         command.args(["trace", "-i", "c0", "-o", "json", "--copy", copy]);
-        command.args(ALL_EVENTS);
+        command.args(ALL_EVENTS).args(flags);
         let mut trace = Process::spawn(command);
         eventually("trace is attached", Duration::from_secs(15), || {
             trace.must_live();

@@ -239,16 +239,10 @@ impl Case {
 fn each_rule_is_broken_once() {
     let Some(_turn) = turn() else { return };
     let pair = Pair::new();
-    // Neither inflates; what is not copied cannot be found invalid.
-    let inflated = Rule::InvalidDeflate.as_str();
-    let agents = [
-        ("whole", vec![inflated]),
-        ("headers", vec![inflated, Rule::InvalidUtf8.as_str()]),
-    ]
-    .map(|(copy, unseen)| {
-        let agent = Agent::run(&pair.server, &format!("-i s0 --copy {copy}"));
-        (agent, unseen)
-    });
+    // Neither inflates. Text that is small is copied with its header while a connection is young.
+    let unseen = Rule::InvalidDeflate.as_str();
+    let agents =
+        ["whole", "headers"].map(|copy| Agent::run(&pair.server, &format!("-i s0 --copy {copy}")));
     let selected = "--event=handshake,frame,message,violation,close";
     let trace = trace(&pair.client, "c0", &["--payload", selected]);
 
@@ -312,14 +306,14 @@ fn each_rule_is_broken_once() {
     }
     assert!(found.is_empty(), "{found:?}");
 
-    for (agent, unseen) in &agents {
+    for agent in &agents {
         must_have_counted(agent, &cases, unseen);
     }
 }
 
-/// Waits until the agent has counted each case once, but for the rules that it cannot see broken.
+/// Waits until the agent has counted each case once, but for the rule that it cannot see broken.
 #[track_caller]
-fn must_have_counted(agent: &Agent, cases: &[Case], unseen: &[&str]) {
+fn must_have_counted(agent: &Agent, cases: &[Case], unseen: &str) {
     let connections = cases.len() + 1;
     eventually("the agent has counted all", Duration::from_secs(10), || {
         let metrics = agent.metrics();
@@ -336,13 +330,13 @@ fn must_have_counted(agent: &Agent, cases: &[Case], unseen: &[&str]) {
                 ("rule", *name),
                 ("direction", *direction),
             ];
-            let expected = u64::from(!unseen.contains(name));
+            let expected = u64::from(unseen != *name);
             if count(&labels) != expected {
                 wrong.push(*name);
             }
         }
         let closed = metrics.sum("websocket_connections_closed_total", &[]);
-        let seen = (cases.len() - unseen.len()) as u64;
+        let seen = (cases.len() - 1) as u64;
         if wrong.is_empty() && count(&[]) == seen && closed == connections as u64 {
             Ok(())
         } else {

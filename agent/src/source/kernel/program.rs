@@ -161,6 +161,7 @@ pub fn prepare(
         .override_global(globals::WAKEUP_BYTES, &wakeup_bytes, true)
         .override_global(globals::WALKS, &walks, true)
         .override_global(globals::EACH_FRAME, &each_frame, true)
+        .override_global(globals::PREVIEW, &config.preview, true)
         .override_global(aya_log::LEVEL, &log_level, false)
         .map_max_entries(globals::RECORDS_MAP, config.ring_buffer)
         .map_max_entries(globals::FLOWS_MAP, flows)
@@ -330,6 +331,7 @@ mod tests {
             attach: AttachMode::Auto,
             snap_length: 65536,
             copy: CopyMode::Headers,
+            preview: 0,
             max_connections: 16,
             max_candidates: 16,
             kernel_log: LevelFilter::Off,
