@@ -388,7 +388,9 @@ pub(crate) mod tests {
             });
             // What refers to bytes before the first is read as zeros by the library.
             if fed == Inflated::Invalid {
-                prop_assert!(text.starts_with(&ours));
+                // The library stops behind a last block, and we do not.
+                let ended = matches!(status, Ok(flate2::Status::StreamEnd));
+                prop_assert!(text.starts_with(&ours) || (ended && ours.starts_with(&text)));
             } else if status.is_err() {
                 // What begins no code the library may tell before as many bits have come as a code
                 // can have.

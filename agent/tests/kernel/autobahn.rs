@@ -265,7 +265,7 @@ fn every_case_live() {
     let (tally, broken) = sums(&runs);
     for (copy, agent) in &agents {
         agent.must_count(&tally);
-        let mut counted = BTreeMap::new();
+        let mut counted: BTreeMap<_, u64> = BTreeMap::new();
         let metrics = agent.metrics();
         for sample in metrics.of("websocket_protocol_violations_total") {
             let key = (sample.label("direction"), sample.label("rule"));
