@@ -50,6 +50,8 @@ pub struct Passage {
     pub hook: u32,
     /// Whether packets of this hook begin with an Ethernet header.
     pub is_ethernet: u32,
+    /// Whether the segment is described already.
+    pub is_segment: u32,
 }
 
 impl Passage {
