@@ -32,7 +32,7 @@ use crate::{
     flow::{Account, Passage, account},
     headers::{ACK, FIN, RST, SYN},
     maps::{EACH_FRAME, FLOWS, Flow, HEADER, PASSAGE, TALLIES, WALK, WALKS},
-    sample::{Origin, now, sample},
+    sample::{Origin, precisely, recently, sample},
     walk::{DEFLATE, DETAIL, ENTRIES_AT, MASKED, URGENT, emit_entries, walk_segment},
 };
 
@@ -50,7 +50,7 @@ const WHOLE: u64 = 1 << 33;
 /// Most of them are the next in order and nothing but payload, or another hook's: those are done with
 /// here. The rest is in functions that look the flow up again.
 #[inline(always)]
-pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
+pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
     let opposite = &mut flow.directions[1 - sender];
     let [from, to] = opposite.hole;
@@ -80,15 +80,16 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         Account::Other => return Counter::NotOwner as u32,
         Account::Nothing => return Counter::Empty as u32,
     }
-    let headers = &passage.headers;
-    let now = now();
     let quiet_since = flow.last_seen;
-    if brings_news(headers, high, flow.directions[sender].hole) {
-        flow.last_seen = now;
-    }
+    let is_new = brings_news(&passage.headers, high, flow.directions[sender].hole);
     if WALKS.load() == 0 {
+        let now = precisely(passage);
+        if is_new {
+            flow.last_seen = now;
+        }
         return copy_whole(skb, now) as u32;
     }
+    let headers = &passage.headers;
     let place = place_of(flow, sender);
     let direction = &flow.directions[sender];
     let beyond = direction.high.wrapping_sub(place.next()) as i32;
@@ -107,8 +108,9 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     {
         // SAFETY: an element of an array is always there, and these are single numbers.
         unsafe {
-            (*tally).last_seen = now;
             (*tally).edge = direction.high;
+            (*tally).last_seen = recently(passage);
+            flow.last_seen = passage.time;
         }
         return Counter::Passed as u32;
     }
@@ -124,12 +126,18 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         // SAFETY: an element of an array is always there, and nobody else writes its counts without
         // the lock.
         let tally = unsafe { &mut *tally };
+        let now = recently(passage);
         if count_only(flow, sender, tally, place, frame, now) {
+            flow.last_seen = now;
             if flow.directions[sender].waiting != 0 {
                 drain(skb);
             }
             return Counter::Walked as u32;
         }
+    }
+    let now = precisely(passage);
+    if is_new {
+        flow.last_seen = now;
     }
     let outcome = advance(skb, high, now, quiet_since);
     if outcome & DRAIN != 0 {
@@ -150,7 +158,7 @@ extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64) -> u64 {
     };
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return Counter::Missed as u64;
     };
     // SAFETY: as in `decide`.
@@ -176,7 +184,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     };
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return Counter::Missed as u64;
     };
     // SAFETY: as in `decide`.
@@ -318,7 +326,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
     let end = passage.headers.seq.wrapping_add(passage.headers.len);
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return 0;
     };
     // SAFETY: as in `decide`.
