@@ -4,13 +4,12 @@
 //! It is small, and so each program has its own: what is no TCP goes no further.
 
 use aya_ebpf::programs::TcContext;
-use wstap_common::counter::Counter;
+use wstap_common::{counter::Counter, flow::FlowKey};
 
 use crate::{
-    flow::Passage,
     headers::{
-        ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, end_of_packet,
-        is_extension, mapped,
+        ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Headers, IPPROTO_TCP,
+        end_of_packet, is_extension, mapped,
     },
     is_watched,
     sample::bytes,
@@ -27,15 +26,23 @@ const TCP_LEN: usize = 20;
 pub enum Glance {
     /// Nothing to look at; it counts as this.
     Leave(Counter),
-    /// A TCP segment, described in the passage.
-    Segment,
+    /// A TCP segment.
+    Segment(Segment),
     /// Maybe a TCP segment, under other headers than most have.
     Unusual,
 }
 
-/// Looks at a packet, and describes it in `passage` where it is a segment.
+/// A TCP segment.
+pub struct Segment {
+    pub headers: Headers,
+    pub key: FlowKey,
+    /// Index of the sender in the key.
+    pub sender: u32,
+}
+
+/// Looks at a packet.
 #[inline(always)]
-pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance {
+pub fn glance(ctx: &TcContext, ethernet: bool) -> Glance {
     let offset = if ethernet { ETH_HLEN } else { 0 };
     let Some(ip) = linear(ctx, offset + IPV4_LEN) else {
         return Glance::Unusual;
@@ -78,7 +85,6 @@ pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance 
             };
             let end = end_of_packet(ctx, offset, len.into());
             segment(
-                passage,
                 packet,
                 offset + IPV4_LEN,
                 end,
@@ -110,7 +116,7 @@ pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance 
             // As `headers` has it: 0 in a packet too large for the field.
             let len = if len == 0 { 0 } else { u32::from(len) + 40 };
             let end = end_of_packet(ctx, offset, len);
-            segment(passage, packet, offset + IPV6_LEN, end, source, destination)
+            segment(packet, offset + IPV6_LEN, end, source, destination)
         }
         ETH_P_8021Q | ETH_P_8021AD => Glance::Unusual,
         _ => Glance::Leave(Counter::NotTcp),
@@ -137,7 +143,6 @@ unsafe fn read<T: Copy>(packet: *const u8, offset: usize) -> T {
 
 #[inline(always)]
 fn segment(
-    passage: &mut Passage,
     packet: *const u8,
     offset: usize,
     end: u32,
@@ -163,27 +168,38 @@ fn segment(
     if !is_watched(source_port, destination_port) {
         return Glance::Leave(Counter::Unwatched);
     }
-    let headers = &mut passage.headers;
-    headers.source = source;
-    headers.destination = destination;
-    headers.source_port = source_port;
-    headers.destination_port = destination_port;
-    headers.seq = seq;
-    headers.ack = ack;
-    headers.flags = (rest >> 16) as u8;
-    headers.window = rest as u16;
-    headers.payload = payload;
-    headers.len = end - payload;
-    let key = &mut passage.key;
-    if source_port < destination_port {
-        key.addr = [bytes(source), bytes(destination)];
-        key.port = [source_port, destination_port];
-        passage.sender = 0;
+    let headers = Headers {
+        source,
+        destination,
+        source_port,
+        destination_port,
+        seq,
+        ack,
+        flags: (rest >> 16) as u8,
+        window: rest as u16,
+        payload,
+        len: end - payload,
+    };
+    let (source, destination) = (bytes(source), bytes(destination));
+    let scope = 0;
+    let (key, sender) = if source_port < destination_port {
+        let key = FlowKey {
+            addr: [source, destination],
+            port: [source_port, destination_port],
+            scope,
+        };
+        (key, 0)
     } else {
-        key.addr = [bytes(destination), bytes(source)];
-        key.port = [destination_port, source_port];
-        passage.sender = 1;
-    }
-    key.scope = 0;
-    Glance::Segment
+        let key = FlowKey {
+            addr: [destination, source],
+            port: [destination_port, source_port],
+            scope,
+        };
+        (key, 1)
+    };
+    Glance::Segment(Segment {
+        headers,
+        key,
+        sender,
+    })
 }

@@ -12,6 +12,7 @@ mod glance;
 mod head;
 mod headers;
 mod maps;
+mod quick;
 mod sample;
 mod walk;
 
@@ -29,6 +30,7 @@ use crate::{
     flow::decide,
     glance::{Glance, glance},
     maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    quick::quick,
     sample::{bytes, now},
 };
 
@@ -94,13 +96,22 @@ fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
     if !agent_is_alive() {
         return Counter::Inert as u32;
     }
-    passage.is_segment = match glance(ctx, ethernet, passage) {
+    // SAFETY: the context is valid for the whole run of the program.
+    let hook = hook(unsafe { (*ctx.skb.skb).ifindex }, egress);
+    passage.is_segment = match glance(ctx, ethernet) {
         Glance::Leave(counter) => return counter as u32,
-        Glance::Segment => 1,
+        Glance::Segment(segment) => {
+            if let Some(counter) = quick(ctx.skb.skb, &segment, hook, passage) {
+                return counter as u32;
+            }
+            passage.headers = segment.headers;
+            passage.key = segment.key;
+            passage.sender = segment.sender;
+            1
+        }
         Glance::Unusual => 0,
     };
-    // SAFETY: the context is valid for the whole run of the program.
-    passage.hook = hook(unsafe { (*ctx.skb.skb).ifindex }, egress);
+    passage.hook = hook;
     passage.is_ethernet = ethernet.into();
     ON_ITS_WAY
 }
