@@ -20,6 +20,7 @@ use wstap_common::{
     tally::element,
 };
 
+pub use self::commit::fill_from;
 use self::{
     aside::{CHANGED, SET_ASIDE, drain, set_aside},
     commit::{approach, commit, describe},

@@ -10,18 +10,19 @@ use aya_ebpf::{
 use wstap_common::{
     counter::Counter,
     flow::{Place, flag, mode, stage},
+    record::{ENTRY_LEN, HEADER_LEN, RECORD_WALK, RecordHeader, WalkHeader},
     tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
-use wstap_ebpf::bound::opaque;
+use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
 
 use crate::{
     flow::Passage,
-    follow::place_of,
+    follow::{fill_from, place_of},
     glance::Segment,
     headers::{FIN, RST, SYN},
-    maps::{CANDIDATES, EACH_FRAME, FLOWS, Flow, HINTS, TALLIES, WALKS},
-    sample::recently,
-    walk::{NEAR, size_class},
+    maps::{CANDIDATES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, TALLIES, WALKS},
+    sample::{precisely, recently, wakeup_now_and_then},
+    walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, output_with, size_class},
 };
 
 /// Frames of a segment that are counted here.
@@ -105,36 +106,43 @@ fn followed(
     let place = place_of(flow, sender);
     let beyond = end.wrapping_sub(place.next()) as i32;
     if beyond > 0 {
-        if EACH_FRAME.load() != 0 {
-            return None;
-        }
         let frames = frames(skb, segment, flow, place)?;
         let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
-        let now = recently(passage);
+        let now = if EACH_FRAME.load() != 0 {
+            let now = precisely(passage);
+            describe(segment, hook, flow, place, now)?;
+            now
+        } else {
+            recently(passage)
+        };
+        let number = flow.directions[sender].records;
         // SAFETY: an element of an array is always there, and nobody else writes its counts without
         // the lock.
-        let done = count(
-            flow,
-            sender,
-            unsafe { &mut *tally },
-            place,
-            &frames,
-            end,
-            now,
-        );
-        return done.then_some(Counter::Walked);
+        let tally = unsafe { &mut *tally };
+        if !count(flow, sender, tally, place, &frames, [headers.seq, end], now) {
+            return None;
+        }
+        if EACH_FRAME.load() != 0 {
+            send(frames.used, number);
+        }
+        return Some(Counter::Walked);
     }
     if place.mode() == mode::WHOLE || place.mode() == mode::FAR {
         return None;
     }
     let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
     let now = recently(passage);
-    // SAFETY: an element of an array is always there, and these are single numbers.
+    let high = &raw mut flow.directions[sender].high;
+    // SAFETY: an element of an array is always there, and these are single numbers. Volatile, since
+    // another CPU may have a segment of the direction at this moment: what it has seen stays seen.
     unsafe {
-        (*tally).edge = end;
+        if high.read_volatile() != headers.seq {
+            return None;
+        }
+        high.write_volatile(end);
+        (*tally).edge = high.read_volatile();
         (*tally).last_seen = now;
     }
-    flow.directions[sender].high = end;
     flow.last_seen = now;
     Some(Counter::Passed)
 }
@@ -151,6 +159,8 @@ struct Frames {
     bytes: u64,
     /// The place behind them.
     place: u64,
+    /// Bytes of `ENTRIES` that are used, where each has an entry.
+    used: u64,
 }
 
 /// The frames in a segment that has the next header in it: nothing but a few messages of one kind, each
@@ -171,7 +181,10 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
         len: 0,
         bytes: 0,
         place: 0,
+        used: ENTRIES_AT,
     };
+    let direction = &flow.directions[(segment.sender & 1) as usize];
+    let mut before = (direction.message_len, direction.message_frames);
     let mut class = 0;
     for _ in 0..FRAMES {
         if at + 14 > u64::from(headers.len) {
@@ -216,6 +229,12 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
         } else if found.message != message || class != size_class(len) {
             return None;
         }
+        if EACH_FRAME.load() != 0 {
+            let seq = headers.seq.wrapping_add(at as u32);
+            let frame = direction.frames.wrapping_add(found.number);
+            found.used = enter(found.used, [seq, frame], before, size, bytes)?;
+            before = (len, 1);
+        }
         found.number += 1;
         found.len = len;
         found.bytes += len;
@@ -232,7 +251,72 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
     None
 }
 
-/// Counts them, unless the place has changed meanwhile, or segments wait for this one.
+/// Makes an entry of a frame at `used`, as the walk does; where the next goes.
+#[inline(always)]
+fn enter(
+    used: u64,
+    [seq, frame]: [u32; 2],
+    (message_len, message_frames): (u64, u32),
+    size: u64,
+    bytes: [u64; 2],
+) -> Option<u64> {
+    let entries = ENTRIES.get_ptr_mut(0)?;
+    let used = opaque(used);
+    if used > ENTRIES_END {
+        return None;
+    }
+    // SAFETY: up to `ENTRIES_END` there is room for the largest entry.
+    unsafe {
+        let to = entries.cast::<u8>().add(used as usize);
+        store_u64(to, message_len);
+        store_u64(to.add(8), u64::from(seq) | u64::from(frame) << 32);
+        store_u64(to.add(16), u64::from(message_frames) | size << 48);
+        store_u64(to.add(24), bytes[0]);
+        store_u64(to.add(32), bytes[1]);
+        // Read back, so that the verifier forgets which of its ways has led here.
+        let size = load_u64(to.add(16)) >> 48;
+        Some(used + ENTRY_LEN as u64 + ((size + 7) & !7))
+    }
+}
+
+/// Writes the headers of the segment's record, as the walk does.
+#[inline(always)]
+fn describe(segment: &Segment, hook: u32, flow: &Flow, place: Place, now: u64) -> Option<()> {
+    let entries = ENTRIES.get_ptr_mut(0)?;
+    let direction = &flow.directions[(segment.sender & 1) as usize];
+    let headers = &segment.headers;
+    // SAFETY: the buffer has room for both headers.
+    let header = unsafe {
+        fill_from(entries.cast(), headers, hook, flow, now, RECORD_WALK);
+        &mut *entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()
+    };
+    header.quiet_since = flow.last_seen;
+    header.message_len = direction.message_len;
+    header.from = place.next();
+    header.high = headers.seq.wrapping_add(headers.len);
+    header.number = direction.records;
+    header.frames = direction.frames;
+    header.message_frames = direction.message_frames;
+    header.state = u32::from(place.version()) << 16;
+    Some(())
+}
+
+/// Sends off the record, of which `used` bytes are used. It is its direction's `number`th.
+#[inline(always)]
+fn send(used: u64, number: u32) {
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return;
+    };
+    let Some(used) = bounded(used, ENTRIES_LEN as u64) else {
+        return;
+    };
+    // SAFETY: the header is at the buffer's beginning.
+    unsafe { (*entries.cast::<RecordHeader>()).captured = used as u32 - HEADER_LEN as u32 };
+    output_with(entries.cast(), used, wakeup_now_and_then(number));
+}
+
+/// Counts them, unless the place has changed meanwhile, or segments wait for this one, or another CPU has seen
+/// one beyond it.
 #[inline(always)]
 fn count(
     flow: &mut Flow,
@@ -240,7 +324,7 @@ fn count(
     tally: &mut Tally,
     place: Place,
     frames: &Frames,
-    end: u32,
+    [seq, end]: [u32; 2],
     now: u64,
 ) -> bool {
     let class = opaque(size_class(frames.len)) as usize & 15;
@@ -253,10 +337,16 @@ fn count(
     // a class is at most 11, and behind the classes there is more of the tally.
     unsafe {
         bpf_spin_lock(&raw mut flow.lock);
-        if (*direction).place == place.0 && (*direction).waiting == 0 {
+        let high = (&raw const (*direction).high).read_volatile();
+        if (*direction).place == place.0 && (*direction).waiting == 0 && high == seq {
             (*direction).place = frames.place;
             (*direction).high = end;
             (*direction).frames = (*direction).frames.wrapping_add(frames.number);
+            if EACH_FRAME.load() != 0 {
+                (*direction).records = (*direction).records.wrapping_add(1);
+                (*direction).message_len = frames.len;
+                (*direction).message_frames = 1;
+            }
             let add = |to: *mut u32, at: usize| {
                 *to.add(at) = (*to.add(at)).wrapping_add(frames.number);
             };
