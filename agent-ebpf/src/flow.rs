@@ -50,6 +50,11 @@ pub struct Passage {
     pub hook: u32,
     /// Whether packets of this hook begin with an Ethernet header.
     pub is_ethernet: u32,
+    /// Whether the segment is described already.
+    pub is_segment: u32,
+    /// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
+    pub tick: u64,
+    pub time: u64,
 }
 
 impl Passage {
@@ -96,18 +101,18 @@ fn undecided(state: &FlowState) -> Origin {
 /// What most segments need is decided here, with one look at each map; the rest in functions that
 /// look again, each with a stack of its own.
 #[inline(always)]
-pub fn decide(skb: *mut __sk_buff, passage: &Passage) -> u32 {
+pub fn decide(skb: *mut __sk_buff, passage: &mut Passage) -> u32 {
     // Most segments belong to flows that are no WebSockets, and those are spared the second look-up;
     // so are those of the ones that the hint knows.
     let hinted = HINTS.get(passage.key.hint()).is_some_and(|hint| *hint != 0);
     let mut stage = stage::FOLLOWED;
-    if !hinted && let Some(state) = CANDIDATES.get_ptr_mut(passage.key) {
+    if !hinted && let Some(state) = CANDIDATES.get_ptr_mut(&passage.key) {
         // SAFETY: the element of an evicted entry may be used again for another flow while this
         // program holds it; a candidate that is spoilt so is decided anew.
         stage = unsafe { (*state).stage };
     }
     if stage == stage::FOLLOWED
-        && let Some(flow) = FLOWS.get_ptr_mut(passage.key)
+        && let Some(flow) = FLOWS.get_ptr_mut(&passage.key)
     {
         // SAFETY: as above; what is written to a deleted element that is used again moves another
         // flow's account by a segment.
@@ -118,7 +123,7 @@ pub fn decide(skb: *mut __sk_buff, passage: &Passage) -> u32 {
         if !reopened {
             return followed(skb, passage, flow);
         }
-        let _ = FLOWS.remove(passage.key);
+        let _ = FLOWS.remove(&passage.key);
     }
     if stage == stage::IGNORED && !passage.opens() {
         return if passage.headers.len == 0 {
@@ -154,7 +159,7 @@ extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
     let known = CANDIDATES
-        .get_ptr_mut(passage.key)
+        .get_ptr_mut(&passage.key)
         // SAFETY: as in `decide`.
         .map(|state| unsafe { &mut *state });
     let decision = match known {
@@ -268,7 +273,7 @@ fn enter(ctx: &TcContext, passage: &Passage) -> Decision {
     // Decided first and entered then: another CPU may do the same with another segment of the
     // flow, and the first of them wins.
     let decision = candidate(ctx, passage, &mut state);
-    let _ = CANDIDATES.insert(passage.key, state, BPF_NOEXIST.into());
+    let _ = CANDIDATES.insert(&passage.key, state, BPF_NOEXIST.into());
     decision
 }
 
@@ -412,7 +417,7 @@ fn spend(passage: &Passage, state: &mut FlowState) -> Decision {
 /// Applies the agent's verdict, where there is one; whether it is to follow the flow.
 #[inline(always)]
 fn obey(passage: &Passage, state: &mut FlowState) -> bool {
-    let Some(verdict) = VERDICTS.get_ptr(passage.key) else {
+    let Some(verdict) = VERDICTS.get_ptr(&passage.key) else {
         return false;
     };
     // SAFETY: as in `decide`; a verdict is void unless its epoch is right.
@@ -427,7 +432,7 @@ fn obey(passage: &Passage, state: &mut FlowState) -> bool {
         // the one before.
         Verdict::REJECTED if state.stage != stage::UPGRADING => {
             state.stage = stage::HTTP;
-            let _ = VERDICTS.remove(passage.key);
+            let _ = VERDICTS.remove(&passage.key);
         }
         _ => {}
     }
@@ -503,7 +508,7 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     }
     // SAFETY: the same value but for the type of its lock, which nobody holds.
     let value = unsafe { &*(&raw const *new).cast::<Flow>() };
-    if FLOWS.insert(passage.key, value, BPF_ANY.into()).is_err() {
+    if FLOWS.insert(&passage.key, value, BPF_ANY.into()).is_err() {
         count(Counter::FlowsFull, 1);
         give_back(new.tally);
         state.stage = stage::IGNORED;

@@ -7,7 +7,6 @@
 mod aside;
 mod commit;
 mod lost;
-mod only;
 mod tcp;
 
 use aya_ebpf::{
@@ -22,18 +21,18 @@ use wstap_common::{
     tally::element,
 };
 
+pub use self::commit::fill_from;
 use self::{
     aside::{CHANGED, SET_ASIDE, drain, set_aside},
     commit::{approach, commit, describe},
     lost::{give_up_late, lose, resume},
-    only::{count_only, only_frame},
     tcp::{brings_news, observe},
 };
 use crate::{
     flow::{Account, Passage, account},
-    headers::{ACK, FIN, RST, SYN},
+    headers::{ACK, FIN, RST},
     maps::{EACH_FRAME, FLOWS, Flow, HEADER, PASSAGE, TALLIES, WALK, WALKS},
-    sample::{Origin, now, sample},
+    sample::{Origin, precisely, sample},
     walk::{DEFLATE, DETAIL, ENTRIES_AT, MASKED, URGENT, emit_entries, walk_segment},
 };
 
@@ -48,10 +47,10 @@ const WHOLE: u64 = 1 << 33;
 
 /// A segment of a flow that is followed; what it counts as.
 ///
-/// Most of them are the next in order and nothing but payload, or another hook's: those are done with
-/// here. The rest is in functions that look the flow up again.
+/// Those that are the next in order and nothing but payload, or a frame or two, [`crate::quick`] has done
+/// with. What is more is in functions that look the flow up again.
 #[inline(always)]
-pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
+pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
     let opposite = &mut flow.directions[1 - sender];
     let [from, to] = opposite.hole;
@@ -81,57 +80,13 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         Account::Other => return Counter::NotOwner as u32,
         Account::Nothing => return Counter::Empty as u32,
     }
-    let headers = &passage.headers;
-    let now = now();
     let quiet_since = flow.last_seen;
-    if brings_news(headers, high, flow.directions[sender].hole) {
+    let now = precisely(passage);
+    if brings_news(&passage.headers, high, flow.directions[sender].hole) {
         flow.last_seen = now;
     }
     if WALKS.load() == 0 {
         return copy_whole(skb, now) as u32;
-    }
-    let place = place_of(flow, sender);
-    let direction = &flow.directions[sender];
-    let beyond = direction.high.wrapping_sub(place.next()) as i32;
-    // Windows are of interest while one is closed.
-    let windows = flow.closed_at != 0 || headers.window == 0;
-    if !windows
-        && place.mode() != mode::WHOLE
-        && place.mode() != mode::FAR
-        && beyond <= 0
-        && headers.seq == high
-        && direction.hole[0] == direction.hole[1]
-        && !headers.has(FIN)
-        && !headers.has(RST)
-        && headers.len > 0
-        && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
-    {
-        // SAFETY: an element of an array is always there, and these are single numbers.
-        unsafe {
-            (*tally).last_seen = now;
-            (*tally).edge = direction.high;
-        }
-        return Counter::Passed as u32;
-    }
-    if EACH_FRAME.load() == 0
-        && !windows
-        && beyond > 0
-        && headers.seq == high
-        && direction.hole[0] == direction.hole[1]
-        && direction.frames >= DETAILED
-        && headers.flags & (FIN | RST | SYN) == 0
-        && let Some(frame) = only_frame(skb, headers, flow, sender, place)
-        && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))
-    {
-        // SAFETY: an element of an array is always there, and nobody else writes its counts without
-        // the lock.
-        let tally = unsafe { &mut *tally };
-        if count_only(flow, sender, tally, place, frame, now) {
-            if flow.directions[sender].waiting != 0 {
-                drain(skb);
-            }
-            return Counter::Walked as u32;
-        }
     }
     let outcome = advance(skb, high, now, quiet_since);
     if outcome & DRAIN != 0 {
@@ -152,7 +107,7 @@ extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64) -> u64 {
     };
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return Counter::Missed as u64;
     };
     // SAFETY: as in `decide`.
@@ -178,7 +133,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     };
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return Counter::Missed as u64;
     };
     // SAFETY: as in `decide`.
@@ -287,7 +242,7 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
 
 /// The place of a direction, read at once.
 #[inline(always)]
-fn place_of(flow: &Flow, sender: usize) -> Place {
+pub fn place_of(flow: &Flow, sender: usize) -> Place {
     // SAFETY: a word of the flow's value. Volatile, since another CPU may change it.
     Place(unsafe { (&raw const flow.directions[sender & 1].place).read_volatile() })
 }
@@ -320,7 +275,7 @@ pub extern "C" fn walk_behind(skb: *mut __sk_buff) -> u64 {
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
     let end = passage.headers.seq.wrapping_add(passage.headers.len);
-    let Some(flow) = FLOWS.get_ptr_mut(passage.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
         return 0;
     };
     // SAFETY: as in `decide`.

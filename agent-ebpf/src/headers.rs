@@ -31,14 +31,14 @@ impl Headers {
     }
 }
 
-const ETH_HLEN: usize = 14;
-const ETH_P_IP: u16 = 0x0800;
-const ETH_P_IPV6: u16 = 0x86dd;
-const ETH_P_8021Q: u16 = 0x8100;
-const ETH_P_8021AD: u16 = 0x88a8;
+pub const ETH_HLEN: usize = 14;
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_IPV6: u16 = 0x86dd;
+pub const ETH_P_8021Q: u16 = 0x8100;
+pub const ETH_P_8021AD: u16 = 0x88a8;
 
 const IPPROTO_HOPOPTS: u8 = 0;
-const IPPROTO_TCP: u8 = 6;
+pub const IPPROTO_TCP: u8 = 6;
 const IPPROTO_ROUTING: u8 = 43;
 const IPPROTO_FRAGMENT: u8 = 44;
 const IPPROTO_AH: u8 = 51;
@@ -170,8 +170,18 @@ fn ipv4(ctx: &TcContext, offset: usize) -> Result<Headers, Counter> {
     )
 }
 
+/// Whether what follows is an extension header of IPv6 that is skipped.
 #[inline(always)]
-fn mapped(ipv4: u32) -> [u32; 4] {
+pub fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS | IPPROTO_FRAGMENT | IPPROTO_AH
+    )
+}
+
+/// An IPv4 address as keys have it.
+#[inline(always)]
+pub fn mapped(ipv4: u32) -> [u32; 4] {
     [0, 0, 0xffff_u32.to_be(), ipv4]
 }
 
@@ -185,12 +195,10 @@ fn ipv6(ctx: &TcContext, offset: usize) -> Result<Headers, Counter> {
         if next == IPPROTO_TCP {
             break;
         }
-        let following: u8 = match next {
-            IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS | IPPROTO_FRAGMENT | IPPROTO_AH => {
-                read(ctx, at).ok_or(MALFORMED)?
-            }
-            _ => return Err(Counter::NotTcp),
-        };
+        if !is_extension(next) {
+            return Err(Counter::NotTcp);
+        }
+        let following: u8 = read(ctx, at).ok_or(MALFORMED)?;
         let len: u8 = read(ctx, at + 1).ok_or(MALFORMED)?;
         at += match next {
             IPPROTO_FRAGMENT => {
@@ -224,7 +232,7 @@ fn ipv6(ctx: &TcContext, offset: usize) -> Result<Headers, Counter> {
 /// Where the IP packet at `offset` ends. `len` is what its header says, 0 where it cannot say it: a
 /// BIG TCP super-packet. What lies behind is padding of the link layer (RFC 894: at least 46 bytes).
 #[inline(always)]
-fn end_of_packet(ctx: &TcContext, offset: usize, len: u32) -> u32 {
+pub fn end_of_packet(ctx: &TcContext, offset: usize, len: u32) -> u32 {
     let end = ctx.len();
     let stated = offset as u32 + len;
     if len == 0 || stated > end {

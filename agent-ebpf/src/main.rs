@@ -8,9 +8,11 @@
 
 mod flow;
 mod follow;
+mod glance;
 mod head;
 mod headers;
 mod maps;
+mod quick;
 mod sample;
 mod walk;
 
@@ -26,7 +28,9 @@ use wstap_common::{
 
 use crate::{
     flow::decide,
+    glance::{Glance, glance},
     maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    quick::quick,
     sample::{bytes, now},
 };
 
@@ -60,43 +64,78 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Notes the hook and goes on with [`wstap_body`], which is the same for all: so the verifier walks it
-/// once, and not for each of them.
+/// Looks at the headers, and goes on with [`wstap_body`] where there is more to do. That is the same for
+/// all: so the verifier walks it once, and not for each of them.
 #[inline(always)]
 fn enter(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
-    if let Some(passage) = PASSAGE.get_ptr_mut(0) {
-        // SAFETY: this CPU's own slot, used by nobody else while this program runs; the context is
-        // valid for the whole run of the program.
-        unsafe {
-            (*passage).hook = hook((*ctx.skb.skb).ifindex, egress);
-            (*passage).is_ethernet = ethernet.into();
-        }
+    let counter = look(ctx, ethernet, egress);
+    if counter == ON_ITS_WAY {
         // SAFETY: context and map are those of this program.
         unsafe { BODY.tail_call(ctx, 0) };
     }
     // Where the body is not there, which it is from load to the agent's end.
-    count_at(Counter::Inert as u32, 1);
+    count_at(
+        if counter == ON_ITS_WAY {
+            Counter::Inert as u32
+        } else {
+            counter
+        },
+        1,
+    );
     TC_ACT_UNSPEC
+}
+
+/// Notes the hook and describes the segment in `PASSAGE`, or says what the packet counts as.
+#[inline(always)]
+fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return Counter::Missed as u32;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let passage = unsafe { &mut *passage };
+    if !agent_is_alive() {
+        return Counter::Inert as u32;
+    }
+    // SAFETY: the context is valid for the whole run of the program.
+    let hook = hook(unsafe { (*ctx.skb.skb).ifindex }, egress);
+    passage.is_segment = match glance(ctx, ethernet) {
+        Glance::Leave(counter) => return counter as u32,
+        Glance::Segment(segment) => {
+            if let Some(counter) = quick(ctx.skb.skb, &segment, hook, passage) {
+                return counter as u32;
+            }
+            passage.headers = segment.headers;
+            passage.key = segment.key;
+            passage.sender = segment.sender;
+            1
+        }
+        Glance::Unusual => 0,
+    };
+    passage.hook = hook;
+    passage.is_ethernet = ethernet.into();
+    ON_ITS_WAY
 }
 
 /// What all hooks have in common.
 #[classifier]
 fn wstap_body(ctx: TcContext) -> i32 {
-    let counter = if !agent_is_alive() {
-        Counter::Inert as u32
-    } else {
-        inspect(ctx.skb.skb) as u32
-    };
-    let counter = match PASSAGE.get_ptr_mut(0) {
-        // SAFETY: this CPU's own slot, which `inspect` has filled.
-        Some(passage) if counter == ON_ITS_WAY => decide(ctx.skb.skb, unsafe { &*passage }),
-        _ => counter,
-    };
+    let mut counter = Counter::Missed as u32;
+    if let Some(passage) = PASSAGE.get_ptr_mut(0) {
+        // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+        let passage = unsafe { &mut *passage };
+        counter = ON_ITS_WAY;
+        if passage.is_segment == 0 {
+            counter = inspect(ctx.skb.skb) as u32;
+        }
+        if counter == ON_ITS_WAY {
+            counter = decide(ctx.skb.skb, passage);
+        }
+    }
     count_at(counter, 1);
     TC_ACT_UNSPEC
 }
 
-/// Of [`inspect`]: `PASSAGE` is filled.
+/// The segment is described in `PASSAGE`, or what it is is still to be found out.
 const ON_ITS_WAY: u32 = u32::MAX;
 
 /// Finds the TCP segment in a packet and describes it in `PASSAGE`, or says what the packet counts as.
@@ -115,10 +154,7 @@ extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
         Err(counter) => return counter as u64,
     }
     let headers = &passage.headers;
-    if PORT_FILTER.load() != 0
-        && !watched(headers.source_port)
-        && !watched(headers.destination_port)
-    {
+    if !is_watched(headers.source_port, headers.destination_port) {
         return Counter::Unwatched as u64;
     }
     let (key, sender) = FlowKey::new(
@@ -143,6 +179,12 @@ fn agent_is_alive() -> bool {
     HEARTBEAT
         .get(0)
         .is_some_and(|beat| now().saturating_sub(*beat) < timeout)
+}
+
+/// Whether segments between these ports are looked at.
+#[inline(always)]
+fn is_watched(source: u16, destination: u16) -> bool {
+    PORT_FILTER.load() == 0 || watched(source) || watched(destination)
 }
 
 #[inline(always)]

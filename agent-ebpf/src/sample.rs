@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skb_load_bytes},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns, bpf_ringbuf_query, bpf_skb_load_bytes},
 };
 use wstap_common::{
     counter::Counter,
@@ -41,6 +41,26 @@ pub struct Origin {
 pub fn now() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// As [`now`], and at most a tick of the kernel's timer (1 to 10 ms) late. What it costs is a look at that
+/// timer's count.
+#[inline(always)]
+pub fn recently(passage: &mut Passage) -> u64 {
+    // SAFETY: a helper without arguments.
+    let tick = unsafe { bpf_jiffies64() };
+    if passage.tick != tick {
+        passage.tick = tick;
+        passage.time = now();
+    }
+    passage.time
+}
+
+/// As [`now`], so that what [`recently`] says afterwards is not earlier.
+#[inline(always)]
+pub fn precisely(passage: &mut Passage) -> u64 {
+    passage.time = now();
+    passage.time
 }
 
 /// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the
@@ -184,6 +204,17 @@ pub fn wakeup(urgent: bool) -> u64 {
         0
     } else if gathered() >= u64::from(enough) {
         BPF_RB_FORCE_WAKEUP.into()
+    } else {
+        BPF_RB_NO_WAKEUP.into()
+    }
+}
+
+/// As [`wakeup`] of small records that come one after the other: looks at what has gathered at every
+/// sixteenth only. `number` counts them.
+#[inline(always)]
+pub fn wakeup_now_and_then(number: u32) -> u64 {
+    if number & 15 == 0 || WAKEUP_BYTES.load() == 0 {
+        wakeup(false)
     } else {
         BPF_RB_NO_WAKEUP.into()
     }

@@ -59,7 +59,7 @@ pub const ENTRIES_AT: u64 = (HEADER_LEN + WALK_HEADER_LEN) as u64;
 /// Bytes of [`ENTRIES`]: what a CPU may have in one value.
 pub const ENTRIES_LEN: usize = 32 << 10;
 /// Up to where an entry may begin.
-const ENTRIES_END: u64 = ENTRIES_LEN as u64 - ENTRY_LEN as u64 - CONTROL_COPY;
+pub const ENTRIES_END: u64 = ENTRIES_LEN as u64 - ENTRY_LEN as u64 - CONTROL_COPY;
 
 /// Bytes of a segment that a slot holds.
 pub const SLOT_BYTES: u32 = 64 << 10;
@@ -352,13 +352,19 @@ fn emit(walk: &mut Walk) {
 /// Sends off a record that lies in a map.
 #[inline(always)]
 pub fn output(record: *mut u8, len: u64, urgent: bool) {
+    output_with(record, len, wakeup(urgent));
+}
+
+/// As [`output`]; `wakeup` is what is said of the reader.
+#[inline(always)]
+pub fn output_with(record: *mut u8, len: u64, wakeup: u64) {
     // SAFETY: the verifier sees that so many bytes are there.
     let failed = unsafe {
         bpf_ringbuf_output(
             (&raw const RECORDS).cast_mut().cast(),
             record.cast(),
             len,
-            wakeup(urgent),
+            wakeup,
         )
     };
     if failed == 0 {

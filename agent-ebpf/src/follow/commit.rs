@@ -9,6 +9,7 @@ use wstap_common::{
 
 use crate::{
     flow::Passage,
+    headers::Headers,
     maps::{ENTRIES, Flow, SLOTS, WALK},
     walk::{ENTRIES_AT, NEAR, ahead},
 };
@@ -164,22 +165,41 @@ pub(super) unsafe fn fill(
     now: u64,
     kind: u32,
 ) {
+    // SAFETY: as the caller says.
+    unsafe { fill_from(to, &passage.headers, passage.hook, flow, now, kind) };
+}
+
+/// As [`fill`], of a segment that is in no passage.
+///
+/// # Safety
+///
+/// There must be room for it.
+#[inline(always)]
+pub unsafe fn fill_from(
+    to: *mut RecordHeader,
+    headers: &Headers,
+    hook: u32,
+    flow: &Flow,
+    now: u64,
+    kind: u32,
+) {
     // SAFETY: the caller says that there is room, and all is plain numbers.
     let record = unsafe { &mut *to };
-    let headers = &passage.headers;
     record.time = now;
-    record.ifindex = passage.hook >> 1;
+    record.ifindex = hook >> 1;
     record.epoch = flow.epoch;
-    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it.
+    // SAFETY: both have sixteen bytes. Word by word, or a call of `memmove` comes of it; by small words,
+    // since the headers may be on the stack, where the verifier insists on alignment.
     unsafe {
-        let to = (&raw mut record.source).cast::<u64>();
-        let from = (&raw const headers.source).cast::<u64>();
-        to.write_volatile(from.read_volatile());
-        to.add(1).write_volatile(from.add(1).read_volatile());
-        let to = (&raw mut record.destination).cast::<u64>();
-        let from = (&raw const headers.destination).cast::<u64>();
-        to.write_volatile(from.read_volatile());
-        to.add(1).write_volatile(from.add(1).read_volatile());
+        for (to, from) in [
+            (&raw mut record.source, &raw const headers.source),
+            (&raw mut record.destination, &raw const headers.destination),
+        ] {
+            let (to, from) = (to.cast::<u32>(), from.cast::<u32>());
+            for i in 0..4 {
+                to.add(i).write_volatile(from.add(i).read_volatile());
+            }
+        }
     }
     record.source_port = headers.source_port;
     record.destination_port = headers.destination_port;
@@ -189,7 +209,7 @@ pub(super) unsafe fn fill(
     record.captured = 0;
     record.window = headers.window;
     record.flags = headers.flags;
-    record.egress = (passage.hook & 1) as u8;
+    record.egress = (hook & 1) as u8;
     record.kind = kind;
     record.scope = 0;
     record.tally = flow.tally;

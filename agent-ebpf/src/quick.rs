@@ -1,0 +1,411 @@
+//! What most segments need, which is little: done in the program that they enter by, with one look at
+//! one map of flows, and without a call where it can be.
+//!
+//! A segment that needs more is left as if nobody had looked at it.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_load_bytes, bpf_spin_lock, bpf_spin_unlock},
+};
+use wstap_common::{
+    counter::Counter,
+    flow::{Place, flag, mode, stage},
+    globals::{DETAILED, MAX_PREVIEW},
+    record::{ENTRY_LEN, HEADER_LEN, MAX_ENTRY_CAPTURED, RECORD_WALK, RecordHeader, WalkHeader},
+    tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
+};
+use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
+
+use crate::{
+    flow::Passage,
+    follow::{fill_from, place_of},
+    glance::Segment,
+    headers::{FIN, RST, SYN},
+    maps::{CANDIDATES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
+    sample::{precisely, recently, wakeup_now_and_then},
+    walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, output_with, size_class},
+};
+
+/// Frames of a segment that are counted here.
+const FRAMES: u32 = 6;
+/// Bytes of a frame behind which another is looked for here: of smaller ones a segment holds many, which
+/// the walk does faster.
+const LARGE: u64 = 512;
+
+/// Does what `segment` needs and says what it counts as, unless that is more than can be done here.
+#[inline(always)]
+pub fn quick(
+    skb: *mut __sk_buff,
+    segment: &Segment,
+    hook: u32,
+    passage: &mut Passage,
+) -> Option<Counter> {
+    if segment.headers.flags & (FIN | RST | SYN) != 0 {
+        return None;
+    }
+    let hinted = HINTS.get(segment.key.hint()).is_some_and(|hint| *hint != 0);
+    if hinted && let Some(flow) = FLOWS.get_ptr_mut(&segment.key) {
+        // SAFETY: the element of a deleted entry may be used again for another flow while this program
+        // holds it; what is written to it then moves that flow's account by a segment.
+        return followed(skb, segment, hook, passage, unsafe { &mut *flow });
+    }
+    let state = CANDIDATES.get_ptr_mut(&segment.key)?;
+    // SAFETY: as above, of an evicted entry; of a candidate a segment more or less is looked at then.
+    let stage = unsafe { (*state).stage };
+    if segment.headers.len > 0 {
+        (stage == stage::IGNORED).then_some(Counter::Ignored)
+    } else {
+        // In these stages an acknowledgement says nothing.
+        matches!(
+            stage,
+            stage::IGNORED | stage::HTTP | stage::FRESH | stage::UNKNOWN
+        )
+        .then_some(Counter::Empty)
+    }
+}
+
+/// A segment of a flow that is followed.
+#[inline(always)]
+fn followed(
+    skb: *mut __sk_buff,
+    segment: &Segment,
+    hook: u32,
+    passage: &mut Passage,
+    flow: &mut Flow,
+) -> Option<Counter> {
+    let headers = &segment.headers;
+    let sender = (segment.sender & 1) as usize;
+    // What the other direction waits for, this segment may acknowledge.
+    let opposite = &flow.directions[1 - sender];
+    if opposite.hole[0] != opposite.hole[1] || opposite.waiting != 0 {
+        return None;
+    }
+    let direction = &flow.directions[sender];
+    let (high, owner) = (direction.high, direction.owner);
+    let end = headers.seq.wrapping_add(headers.len);
+    if owner != hook {
+        let ahead = end.wrapping_sub(high);
+        // Unless it makes this hook the owner.
+        let is_new = headers.len > 0 && (owner == 0 || (ahead > 0 && ahead < 1 << 30));
+        return (!is_new).then_some(Counter::NotOwner);
+    }
+    // Windows are of interest where one closes, or may open again.
+    if headers.window == 0 {
+        return None;
+    }
+    if headers.len == 0 {
+        // Nor is it a keep-alive probe.
+        return (headers.seq.wrapping_add(1) != high).then_some(Counter::Empty);
+    }
+    if headers.seq != high
+        || direction.hole[0] != direction.hole[1]
+        || (flow.closed_at != 0 && flow.closed_at == opposite.high)
+        || WALKS.load() == 0
+    {
+        return None;
+    }
+    let place = place_of(flow, sender);
+    let beyond = end.wrapping_sub(place.next()) as i32;
+    if beyond > 0 {
+        let frames = frames(skb, segment, flow, place)?;
+        let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
+        let now = if EACH_FRAME.load() != 0 {
+            let now = precisely(passage);
+            describe(segment, hook, flow, place, now)?;
+            now
+        } else {
+            recently(passage)
+        };
+        let number = flow.directions[sender].records;
+        // SAFETY: an element of an array is always there, and nobody else writes its counts without
+        // the lock.
+        let tally = unsafe { &mut *tally };
+        if !count(flow, sender, tally, place, &frames, [headers.seq, end], now) {
+            return None;
+        }
+        if EACH_FRAME.load() != 0 {
+            send(frames.used, number);
+        }
+        return Some(Counter::Walked);
+    }
+    if place.mode() == mode::WHOLE || place.mode() == mode::FAR {
+        return None;
+    }
+    let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
+    let now = recently(passage);
+    let high = &raw mut flow.directions[sender].high;
+    // SAFETY: an element of an array is always there, and these are single numbers. Volatile, since
+    // another CPU may have a segment of the direction at this moment: what it has seen stays seen.
+    unsafe {
+        if high.read_volatile() != headers.seq {
+            return None;
+        }
+        high.write_volatile(end);
+        (*tally).edge = high.read_volatile();
+        (*tally).last_seen = now;
+    }
+    flow.last_seen = now;
+    Some(Counter::Passed)
+}
+
+/// Frames that are messages, all of one kind and size class.
+struct Frames {
+    /// How many.
+    number: u32,
+    /// Index into `Tally::messages`.
+    message: u64,
+    /// Payload bytes of the last one.
+    len: u64,
+    /// Payload bytes of all.
+    bytes: u64,
+    /// The place behind them.
+    place: u64,
+    /// Bytes of `ENTRIES` that are used, where each has an entry.
+    used: u64,
+}
+
+/// The frames in a segment that has the next header in it: nothing but a few messages of one kind, each
+/// in one frame by the rules.
+#[inline(always)]
+fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> Option<Frames> {
+    let headers = &segment.headers;
+    let mut at = u64::from(place.next().wrapping_sub(headers.seq));
+    // In `mode::NEAR`, with no message under way, no close frame, and nothing carried over.
+    if place.0 >> 48 != u64::from(mode::NEAR) << 12 || at >= u64::from(headers.len) {
+        return None;
+    }
+    let is_client = flow.flags & flag::CLIENT == segment.sender;
+    let rsv1 = u64::from(flow.flags & flag::DEFLATE) / u64::from(flag::DEFLATE) << 6;
+    let mut found = Frames {
+        number: 0,
+        message: 0,
+        len: 0,
+        bytes: 0,
+        place: 0,
+        used: ENTRIES_AT,
+    };
+    let direction = &flow.directions[(segment.sender & 1) as usize];
+    // Entries are for the walk, but for the usual ones of a tracer.
+    if PREVIEW.load() != 0 || (EACH_FRAME.load() == 0 && direction.frames < DETAILED) {
+        return None;
+    }
+    let mut before = (direction.message_len, direction.message_frames);
+    let mut class = 0;
+    for _ in 0..FRAMES {
+        if at + 14 > u64::from(headers.len) {
+            return None;
+        }
+        let mut bytes = [0u64; 2];
+        let from = headers.payload.wrapping_add(at as u32);
+        // SAFETY: there is room for 14 bytes.
+        let failed = unsafe { bpf_skb_load_bytes(skb.cast(), from, bytes.as_mut_ptr().cast(), 14) };
+        if failed != 0 {
+            return None;
+        }
+        let first = bytes[0] & 0xff;
+        let second = bytes[0] >> 8 & 0xff;
+        let opcode = first & 0x0f;
+        if first & 0xb0 != 0x80
+            || (opcode != 1 && opcode != 2)
+            || first & 0x40 & !rsv1 != 0
+            || second >> 7 != u64::from(is_client)
+        {
+            return None;
+        }
+        let mut size = 2 + (second >> 7) * 4;
+        let mut len = second & 0x7f;
+        if len == 126 {
+            size += 2;
+            len = u64::from((bytes[0] >> 16) as u16).swap_bytes() >> 48;
+            if len < 126 {
+                return None;
+            }
+        } else if len == 127 {
+            size += 8;
+            len = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
+            if !(0x1_0000..NEAR).contains(&len) {
+                return None;
+            }
+        }
+        let message = (opcode - 1) * 2 + (first >> 6 & 1);
+        if found.number == 0 {
+            class = size_class(len);
+            found.message = message;
+        } else if found.message != message || class != size_class(len) {
+            return None;
+        }
+        if EACH_FRAME.load() != 0 {
+            let seq = headers.seq.wrapping_add(at as u32);
+            let frame = direction.frames.wrapping_add(found.number);
+            let entry = found.used;
+            found.used = enter(entry, [seq, frame], before, size, bytes)?;
+            before = (len, 1);
+            if message == 0 && len <= u64::from(MAX_PREVIEW) {
+                // Small text is copied whole, so that it can be checked.
+                if at + size + len > u64::from(headers.len) {
+                    return None;
+                }
+                found.used = copy_text(skb, from, entry, size + len)?;
+            }
+        }
+        found.number += 1;
+        found.len = len;
+        found.bytes += len;
+        at += size + len;
+        if at >= u64::from(headers.len) {
+            let next = headers.seq.wrapping_add(at as u32);
+            found.place = Place::new(next, place.version().wrapping_add(1), 0, 0, mode::NEAR).0;
+            return Some(found);
+        }
+        if len < LARGE {
+            return None;
+        }
+    }
+    None
+}
+
+/// Makes an entry of a frame at `used`, as the walk does; where the next goes.
+#[inline(always)]
+fn enter(
+    used: u64,
+    [seq, frame]: [u32; 2],
+    (message_len, message_frames): (u64, u32),
+    size: u64,
+    bytes: [u64; 2],
+) -> Option<u64> {
+    let entries = ENTRIES.get_ptr_mut(0)?;
+    let used = opaque(used);
+    if used > ENTRIES_END {
+        return None;
+    }
+    // SAFETY: up to `ENTRIES_END` there is room for the largest entry.
+    unsafe {
+        let to = entries.cast::<u8>().add(used as usize);
+        store_u64(to, message_len);
+        store_u64(to.add(8), u64::from(seq) | u64::from(frame) << 32);
+        store_u64(to.add(16), u64::from(message_frames) | size << 48);
+        store_u64(to.add(24), bytes[0]);
+        store_u64(to.add(32), bytes[1]);
+        // Read back, so that the verifier forgets which of its ways has led here.
+        let size = load_u64(to.add(16)) >> 48;
+        Some(used + ENTRY_LEN as u64 + ((size + 7) & !7))
+    }
+}
+
+/// Completes the entry at `used` by the payload: it is a frame of `len` bytes in all, at `from` in the
+/// packet. Where the next goes.
+#[inline(always)]
+fn copy_text(skb: *mut __sk_buff, from: u32, used: u64, len: u64) -> Option<u64> {
+    let entries = ENTRIES.get_ptr_mut(0)?;
+    let used = opaque(used);
+    if used > ENTRIES_END {
+        return None;
+    }
+    let len = bounded(len, MAX_ENTRY_CAPTURED as u64)?;
+    // SAFETY: up to `ENTRIES_END` there is room for the largest entry.
+    unsafe {
+        let to = entries.cast::<u8>().add(used as usize);
+        if bpf_skb_load_bytes(skb.cast(), from, to.add(ENTRY_LEN).cast(), len as u32) != 0 {
+            return None;
+        }
+        let head = load_u64(to.add(16)) & (u64::MAX >> 16);
+        store_u64(to.add(16), head | len << 48);
+        let len = load_u64(to.add(16)) >> 48;
+        Some(used + ENTRY_LEN as u64 + ((len + 7) & !7))
+    }
+}
+
+/// Writes the headers of the segment's record, as the walk does.
+#[inline(always)]
+fn describe(segment: &Segment, hook: u32, flow: &Flow, place: Place, now: u64) -> Option<()> {
+    let entries = ENTRIES.get_ptr_mut(0)?;
+    let direction = &flow.directions[(segment.sender & 1) as usize];
+    let headers = &segment.headers;
+    // SAFETY: the buffer has room for both headers.
+    let header = unsafe {
+        fill_from(entries.cast(), headers, hook, flow, now, RECORD_WALK);
+        &mut *entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()
+    };
+    header.quiet_since = flow.last_seen;
+    header.message_len = direction.message_len;
+    header.from = place.next();
+    header.high = headers.seq.wrapping_add(headers.len);
+    header.number = direction.records;
+    header.frames = direction.frames;
+    header.message_frames = direction.message_frames;
+    header.state = u32::from(place.version()) << 16;
+    Some(())
+}
+
+/// Sends off the record, of which `used` bytes are used. It is its direction's `number`th.
+#[inline(always)]
+fn send(used: u64, number: u32) {
+    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
+        return;
+    };
+    let Some(used) = bounded(used, ENTRIES_LEN as u64) else {
+        return;
+    };
+    // SAFETY: the header is at the buffer's beginning.
+    unsafe { (*entries.cast::<RecordHeader>()).captured = used as u32 - HEADER_LEN as u32 };
+    output_with(entries.cast(), used, wakeup_now_and_then(number));
+}
+
+/// Counts them, unless the place has changed meanwhile, or segments wait for this one, or another CPU has seen
+/// one beyond it.
+#[inline(always)]
+fn count(
+    flow: &mut Flow,
+    sender: usize,
+    tally: &mut Tally,
+    place: Place,
+    frames: &Frames,
+    [seq, end]: [u32; 2],
+    now: u64,
+) -> bool {
+    let class = opaque(size_class(frames.len)) as usize & 15;
+    let message = opaque(frames.message) as usize & 3;
+    let kind = 1 + message / 2;
+    let direction = &raw mut flow.directions[sender & 1];
+    let tally = &raw mut *tally;
+    let mut done = false;
+    // SAFETY: the lock is the flow's, the direction within its value, the indices within the arrays:
+    // a class is at most 11, and behind the classes there is more of the tally.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        let high = (&raw const (*direction).high).read_volatile();
+        if (*direction).place == place.0 && (*direction).waiting == 0 && high == seq {
+            (*direction).place = frames.place;
+            (*direction).high = end;
+            (*direction).frames = (*direction).frames.wrapping_add(frames.number);
+            if EACH_FRAME.load() != 0 {
+                (*direction).records = (*direction).records.wrapping_add(1);
+                (*direction).message_len = frames.len;
+                (*direction).message_frames = 1;
+            }
+            let add = |to: *mut u32, at: usize| {
+                *to.add(at) = (*to.add(at)).wrapping_add(frames.number);
+            };
+            add((&raw mut (*tally).frames).cast(), kind);
+            add((&raw mut (*tally).messages).cast(), message);
+            add((&raw mut (*tally).frame_sizes).cast(), class);
+            add((&raw mut (*tally).message_sizes).cast(), class);
+            let bytes = (&raw mut (*tally).bytes).cast::<u64>().add(kind);
+            *bytes = (*bytes).wrapping_add(frames.bytes);
+            (*tally).message_bytes = (*tally).message_bytes.wrapping_add(frames.bytes);
+            (*tally).last_size = frames.len;
+            (*tally).last_message_size = frames.len;
+            (*tally).last = (kind as u64
+                | u64::from(LAST_ENDS_MESSAGE)
+                | frames.message << LAST_MESSAGE_SHIFT) as u32;
+            (*tally).next = frames.place as u32;
+            (*tally).edge = end;
+            (*tally).last_seen = now;
+            (*tally).walked = (*tally).walked.wrapping_add(1);
+            flow.last_seen = now;
+            done = true;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    done
+}
