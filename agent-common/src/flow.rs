@@ -133,11 +133,13 @@ pub struct FlowState {
     pub budget: u32,
     /// Sequence number behind the last request for a WebSocket, 0 where it is not known.
     pub request_end: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// As [`Followed::closed_at`].
+    pub closed_at: u32,
+    /// By sender: as [`Walked::hole`].
+    pub hole: [[u32; 2]; 2],
 }
 
-const _: () = assert!(size_of::<FlowState>() == 48);
+const _: () = assert!(size_of::<FlowState>() == 64);
 
 /// What the kernel program remembers of a flow that is followed.
 ///
@@ -192,7 +194,7 @@ pub struct Walked {
     pub message_frames: u32,
     /// Records so far.
     pub records: u32,
-    /// Bytes that are missing: up to here.
+    /// See [`crate::oddity::note`].
     pub hole: [u32; 2],
     /// The slot of the segment that was set aside last because one before it is missing; 0 if none
     /// is. It names the next.

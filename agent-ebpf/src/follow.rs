@@ -17,6 +17,7 @@ use aya_ebpf::{
 use wstap_common::{
     counter::Counter,
     flow::{Place, flag, mode},
+    oddity::acknowledge,
     record::RECORD_SEGMENT,
     tally::element,
 };
@@ -53,11 +54,6 @@ const WHOLE: u64 = 1 << 33;
 pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
     let opposite = &mut flow.directions[1 - sender];
-    let [from, to] = opposite.hole;
-    if from != to && passage.headers.has(ACK) && passage.headers.ack.wrapping_sub(to) as i32 >= 0 {
-        // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
-        opposite.hole = [0; 2];
-    }
     if opposite.waiting != 0
         && passage.headers.has(ACK)
         && passage
@@ -81,6 +77,10 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         Account::Nothing => return Counter::Empty as u32,
     }
     let headers = &passage.headers;
+    let opposite = &mut flow.directions[1 - sender];
+    if opposite.hole[0] != opposite.hole[1] && headers.has(ACK) && !headers.has(RST) {
+        acknowledge(&mut opposite.hole, headers.ack);
+    }
     let now = now();
     let quiet_since = flow.last_seen;
     if brings_news(headers, high, flow.directions[sender].hole) {
@@ -99,7 +99,6 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         && place.mode() != mode::FAR
         && beyond <= 0
         && headers.seq == high
-        && direction.hole[0] == direction.hole[1]
         && !headers.has(FIN)
         && !headers.has(RST)
         && headers.len > 0
@@ -116,7 +115,6 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
         && !windows
         && beyond > 0
         && headers.seq == high
-        && direction.hole[0] == direction.hole[1]
         && headers.flags & (FIN | RST | SYN) == 0
         && let Some(frame) = only_frame(skb, headers, flow, sender, place)
         && let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))

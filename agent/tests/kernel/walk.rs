@@ -305,9 +305,7 @@ fn compare(plan: Plan) -> Report {
             }),
             round_trips: plan.ordered
                 && made.is_none_or(|(_, traffic)| !traffic.waited && !traffic.unseen),
-            tcp: made.map_or([plan.ordered; 2], |(_, traffic)| {
-                traffic.one_hole.map(|one| one && plan.ordered)
-            }),
+            tcp: plan.ordered,
         };
         let found = match (whole.get(name), walked.get(name)) {
             (Some(whole), Some(walked)) => difference(whole, walked, exact),
@@ -355,11 +353,10 @@ fn history(made: Option<&(Conversation, Traffic)>) -> String {
         return String::new();
     };
     let mut text = format!(
-        "connection {}: frames from {:?}, {:?}, {:?} in one hole at most\n",
+        "connection {}: frames from {:?}, {:?}\n",
         conversation.ends[0].port() - 1024,
         conversation.opened,
         conversation.end,
-        traffic.one_hole,
     );
     let name = format!("walk-{}.txt", conversation.ends[0].port() - 1024);
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
