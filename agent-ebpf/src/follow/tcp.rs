@@ -34,9 +34,13 @@ pub(super) fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, hig
         note_window(&mut flow.closed_at, high, headers.window);
     }
     let direction = &mut flow.directions[(passage.sender & 1) as usize];
-    let takes = headers.len + u32::from(headers.has(FIN));
+    let fin = u32::from(headers.has(FIN));
+    let takes = headers.len + fin;
+    if takes > 0 && headers.seq.wrapping_add(takes).wrapping_sub(high) as i32 > 0 {
+        // A FIN is no byte.
+        tally.edge = direction.high.wrapping_sub(fin);
+    }
     if headers.seq == high && takes > 0 {
-        tally.edge = direction.high;
         return;
     }
     if takes == 0 && headers.window == 0 && headers.has(ACK) {
@@ -52,7 +56,6 @@ pub(super) fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, hig
     if takes == 0 {
         return;
     }
-    tally.edge = direction.high;
     match note(high, &mut direction.hole, headers.seq, headers.len) {
         OUT_OF_ORDER => tally.out_of_order = tally.out_of_order.wrapping_add(1),
         RETRANSMITTED => tally.retransmitted = tally.retransmitted.wrapping_add(1),
