@@ -263,7 +263,11 @@ fn account_of(passage: &Passage, state: &mut FlowState) -> Account {
         // What is counted is counted by the agent, until the flow is followed. Then this goes on.
         if headers.has(ACK) {
             acknowledge(&mut state.hole[1 - sender], headers.ack);
-            note_window(&mut state.closed_at, state.high[1 - sender], headers.window);
+            note_window(
+                &mut state.closed_at[1 - sender],
+                state.high[1 - sender],
+                headers.window,
+            );
         }
         if headers.len > 0 || headers.has(FIN) {
             let _ = note(high, &mut state.hole[sender], headers.seq, headers.len);
@@ -275,11 +279,7 @@ fn account_of(passage: &Passage, state: &mut FlowState) -> Account {
 /// A receiver announces a window; `high` is how far its opposite has come.
 #[inline(always)]
 pub fn note_window(closed_at: &mut u32, high: u32, window: u16) {
-    if window == 0 {
-        *closed_at = high;
-    } else if *closed_at == high {
-        *closed_at = 0;
-    }
+    *closed_at = if window == 0 { high } else { 0 };
 }
 
 /// The first segment of a flow that nothing is known of.
@@ -313,7 +313,8 @@ fn fresh(passage: &Passage) -> FlowState {
         stage: stage::FRESH,
         budget: UNKNOWN_BUDGET,
         request_end: 0,
-        closed_at: 0,
+        reserved: 0,
+        closed_at: [0; 2],
         hole: [[0; 2]; 2],
     }
 }
@@ -507,7 +508,6 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     };
     if WALKS.load() != 0 {
         new.tally = tally(state.epoch);
-        origin.tally = new.tally;
         // The server answers, so the other one is the client. Where this is no answer, both
         // directions are copied whole until the agent says what they are.
         new.flags = 1 - sender as u32;
@@ -517,13 +517,18 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
             0
         };
         let behind = head as u32;
-        if behind != 0 {
+        // What came before its turn has been copied whole already, and will not pass again.
+        let is_last = state.high[sender].wrapping_sub(passage.headers.seq) == passage.headers.len
+            || passage.headers.has(FIN);
+        if behind != 0 && is_last {
             if head >> 32 != 0 {
                 new.flags |= flag::DEFLATE;
             }
             let boundary = passage.headers.seq.wrapping_add(behind);
             new.directions[sender].place = Place::new(boundary, 0, 0, 0, mode::NEAR).0;
+            // Only this segment is counted by the agent, though the flow has a tally.
             origin.kind = RECORD_ARMING;
+            origin.tally = new.tally;
             origin.boundary = boundary;
             // Unless the client has sent more than a request.
             let end = state.request_end;

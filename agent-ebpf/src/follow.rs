@@ -93,7 +93,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &Passage, flow: &mut Flow) -> u32 
     let direction = &flow.directions[sender];
     let beyond = direction.high.wrapping_sub(place.next()) as i32;
     // Windows are of interest while one is closed.
-    let windows = flow.closed_at != 0 || headers.window == 0;
+    let windows = flow.closed_at[1 - sender] != 0 || headers.window == 0;
     if !windows
         && place.mode() != mode::WHOLE
         && place.mode() != mode::FAR

@@ -30,8 +30,9 @@ pub(super) fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, hig
         return;
     }
     if headers.has(ACK) {
-        let high = flow.directions[1 - (passage.sender & 1) as usize].high;
-        note_window(&mut flow.closed_at, high, headers.window);
+        let other = 1 - (passage.sender & 1) as usize;
+        let high = flow.directions[other].high;
+        note_window(&mut flow.closed_at[other], high, headers.window);
     }
     let direction = &mut flow.directions[(passage.sender & 1) as usize];
     let fin = u32::from(headers.has(FIN));
@@ -48,7 +49,7 @@ pub(super) fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, hig
     }
     if headers.len <= 1 && !headers.has(FIN) && headers.seq.wrapping_add(1) == high {
         // Whoever has something to send, and may not, asks in the same way whether it may.
-        if flow.closed_at != high {
+        if flow.closed_at[(passage.sender & 1) as usize] != high {
             tally.keepalive_probes = tally.keepalive_probes.wrapping_add(1);
         }
         return;

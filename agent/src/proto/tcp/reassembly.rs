@@ -158,6 +158,13 @@ impl Stream {
         }
     }
 
+    /// Nothing was seen of the stream, and nothing of it is missed before what is acknowledged.
+    pub(super) fn begin_acknowledged(&mut self) {
+        if let (Start::Unknown, Some(ack)) = (self.start, self.ack) {
+            self.begin(ack, Start::Midstream);
+        }
+    }
+
     /// Whether anything was delivered.
     fn started(&self) -> bool {
         self.next != self.origin || self.done

@@ -186,6 +186,21 @@ fn the_first_segment_seen_midstream_is_the_start() {
 }
 
 #[test]
+fn an_answer_begins_behind_what_the_question_acknowledges() {
+    let mut bench = Bench::new(LIMITS);
+    bench.send(wire(0, 1, ACK, 5000, b"GET").ack(700));
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 3, ACK, 703, b"ef").ack(5003));
+    bench.expect(&[bytes(0, 1, 0, b"GET")]);
+    bench.send(wire(1, 2, ACK, 700, b"abc").ack(5003));
+    bench.expect(&[bytes(1, 2, 0, b"abc"), bytes(1, 3, 3, b"ef")]);
+    // Where it has begun already, that is where it began.
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 4, ACK, 705, b"g").ack(5003));
+    bench.expect(&[bytes(1, 4, 5, b"g")]);
+}
+
+#[test]
 fn midstream_an_acknowledgement_is_a_start_too() {
     let mut bench = Bench::new(LIMITS);
     bench.send(wire(0, 1, ACK, 5000, b"").ack(700));
