@@ -288,7 +288,7 @@ impl TcpFlow {
     /// `side` has asked, and waits for an answer: that begins behind what it has acknowledged, even if
     /// the beginning does not come first.
     pub fn expect_answer(&mut self, side: usize) {
-        self.streams[1 - (side & 1)].begin_acknowledged();
+        self.streams[1 - (side & 1)].expect_answer();
     }
 
     /// The other side of `side` is followed elsewhere, and its acknowledgements with it: none is

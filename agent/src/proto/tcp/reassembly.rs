@@ -111,6 +111,8 @@ pub(super) struct Stream {
     ack: Option<SeqNumber>,
     acked: u64,
     fin: Option<Fin>,
+    /// Where an answer is expected to begin.
+    answer: Option<SeqNumber>,
     /// From `next` on.
     held: Held,
     /// Segments out of reach that continue one another: where they begin and end.
@@ -158,11 +160,9 @@ impl Stream {
         }
     }
 
-    /// Nothing was seen of the stream, and nothing of it is missed before what is acknowledged.
-    pub(super) fn begin_acknowledged(&mut self) {
-        if let (Start::Unknown, Some(ack)) = (self.start, self.ack) {
-            self.begin(ack, Start::Midstream);
-        }
+    /// What comes next is an answer, and begins behind what was acknowledged.
+    pub(super) fn expect_answer(&mut self) {
+        self.answer = self.ack;
     }
 
     /// Whether anything was delivered.
@@ -309,7 +309,7 @@ impl Stream {
                 return;
             }
         }
-        self.anchor(seq, is_empty);
+        self.anchor(seq, segment);
         if is_empty {
             return;
         }
@@ -369,12 +369,21 @@ impl Stream {
     ///
     /// Without a SYN the first segment sets it, and of several that were reordered at that moment
     /// those that lie before the first one come too late, unless nothing was delivered yet.
-    fn anchor(&mut self, seq: SeqNumber, is_empty: bool) {
+    fn anchor(&mut self, seq: SeqNumber, segment: &Segment<'_>) {
+        let is_empty = segment.len == 0 && !segment.flags.fin();
         let at = self.position(seq);
         let distance = at.abs_diff(self.origin);
         match self.start {
             Start::Unknown if is_empty => self.begin(seq, Start::Tentative),
-            Start::Unknown => self.begin(seq, Start::Midstream),
+            Start::Unknown => {
+                let missing = |start: &SeqNumber| {
+                    seq.distance_from(*start) > 0
+                        && u64::from(seq.0.wrapping_sub(start.0)) <= NEAR
+                        && !begins_answer(segment)
+                };
+                let start = self.answer.filter(missing).unwrap_or(seq);
+                self.begin(start, Start::Midstream);
+            }
             Start::Tentative if is_empty => {
                 if at > self.origin && distance <= NEAR {
                     self.begin_at(at, Start::Tentative);
@@ -584,4 +593,16 @@ impl Stream {
         self.deliver_missing(self.next.saturating_add(len), ts, false, out);
         self.highest = self.highest.max(self.next);
     }
+}
+
+/// Whether a segment may be the first of an answer: of what else is missing before it nobody says
+/// anything.
+fn begins_answer(segment: &Segment<'_>) -> bool {
+    const BEGINNING: &[u8] = b"HTTP/";
+    let bytes = segment
+        .windows
+        .first()
+        .map_or(&[][..], |window| window.bytes);
+    let len = bytes.len().min(BEGINNING.len());
+    bytes.get(..len) == BEGINNING.get(..len)
 }

@@ -263,8 +263,14 @@ impl<'a> Wire<'a> {
             self.emit(SERVER, -1, TcpFlags(0x12), 64_000, &[], "SYN");
             self.emit(CLIENT, 0, TcpFlags(0x10), 64_000, &[], "");
         }
+        let mut phase = 0;
         for piece in pieces {
             let side = piece.side;
+            if piece.at.0 != phase {
+                // Whoever answers has what he answers to.
+                phase = piece.at.0;
+                self.acked = [self.next_ack(CLIENT), self.next_ack(SERVER)];
+            }
             if random.of_thousand(700) {
                 self.acked[side] = self.next_ack(side);
             }

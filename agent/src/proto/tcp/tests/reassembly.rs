@@ -198,6 +198,12 @@ fn an_answer_begins_behind_what_the_question_acknowledges() {
     bench.flow.expect_answer(0);
     bench.send(wire(1, 4, ACK, 705, b"g").ack(5003));
     bench.expect(&[bytes(1, 4, 5, b"g")]);
+    // Or where it does begin: the acknowledgement was an old one.
+    let mut bench = Bench::new(LIMITS);
+    bench.send(wire(0, 1, ACK, 5000, b"GET").ack(700));
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 3, ACK, 900, b"HTTP/1.1 ").ack(5003));
+    bench.expect(&[bytes(0, 1, 0, b"GET"), bytes(1, 3, 0, b"HTTP/1.1 ")]);
 }
 
 #[test]
