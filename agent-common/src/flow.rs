@@ -135,9 +135,13 @@ pub struct FlowState {
     pub request_end: u32,
     /// Not used.
     pub reserved: u32,
+    /// As [`Followed::closed_at`].
+    pub closed_at: [u32; 2],
+    /// By sender: as [`Walked::hole`].
+    pub hole: [[u32; 2]; 2],
 }
 
-const _: () = assert!(size_of::<FlowState>() == 48);
+const _: () = assert!(size_of::<FlowState>() == 72);
 
 /// What the kernel program remembers of a flow that is followed.
 ///
@@ -157,14 +161,15 @@ pub struct Followed {
     pub tally: u32,
     /// See [`flag`]; set when it is entered, and by a [`Cursor`].
     pub flags: u32,
-    /// [`Walked::high`] of the direction whose receiver closed its window last, at that moment; 0 if it
-    /// has opened it since.
-    pub closed_at: u32,
+    /// By sender: [`Walked::high`] when the receiver closed its window; 0 if it has opened it since.
+    pub closed_at: [u32; 2],
+    /// Not used.
+    pub reserved: u32,
     /// By sender (index in the key).
     pub directions: [Walked; 2],
 }
 
-const _: () = assert!(size_of::<Followed>() == 192);
+const _: () = assert!(size_of::<Followed>() == 200);
 
 /// One direction of a [`Followed`] flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -192,7 +197,7 @@ pub struct Walked {
     pub message_frames: u32,
     /// Records so far.
     pub records: u32,
-    /// Bytes that are missing: up to here.
+    /// See [`crate::oddity::note`].
     pub hole: [u32; 2],
     /// The slot of the segment that was set aside last because one before it is missing; 0 if none
     /// is. It names the next.

@@ -9,6 +9,7 @@
 pub mod counter;
 pub mod flow;
 pub mod globals;
+pub mod oddity;
 pub mod record;
 pub mod tally;
 

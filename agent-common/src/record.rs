@@ -47,7 +47,8 @@ pub struct RecordHeader {
     pub scope: u32,
     /// [`crate::flow::Followed::tally`] of the flow.
     pub tally: u32,
-    /// [`RECORD_ARMING`]: sequence number from which on the direction is walked.
+    /// [`RECORD_ARMING`]: sequence number from which on the direction is walked. [`RECORD_SEGMENT`]:
+    /// payload bytes of the segment behind this piece.
     pub boundary: u32,
 }
 

@@ -13,6 +13,7 @@ use aya_log_ebpf::{debug, warn};
 use wstap_common::{
     counter::Counter,
     flow::{FlowKey, FlowState, Place, Verdict, Walked, flag, mode, stage},
+    oddity::{acknowledge, note},
     record::{RECORD_ARMING, RECORD_SEGMENT},
     tally::{TALLY_LEN, element},
 };
@@ -256,7 +257,34 @@ pub fn account(passage: &Passage, owner: &mut u32, high: &mut u32) -> Account {
 #[inline(always)]
 fn account_of(passage: &Passage, state: &mut FlowState) -> Account {
     let sender = (passage.sender & 1) as usize;
-    account(passage, &mut state.owner[sender], &mut state.high[sender])
+    let headers = &passage.headers;
+    let high = if state.owner[sender] == 0 {
+        headers.seq
+    } else {
+        state.high[sender]
+    };
+    let account = account(passage, &mut state.owner[sender], &mut state.high[sender]);
+    if matches!(account, Account::Mine) && headers.flags & (RST | SYN) == 0 {
+        // What is counted is counted by the agent, until the flow is followed. Then this goes on.
+        if headers.has(ACK) {
+            acknowledge(&mut state.hole[1 - sender], headers.ack);
+            note_window(
+                &mut state.closed_at[1 - sender],
+                state.high[1 - sender],
+                headers.window,
+            );
+        }
+        if headers.len > 0 || headers.has(FIN) {
+            let _ = note(high, &mut state.hole[sender], headers.seq, headers.len);
+        }
+    }
+    account
+}
+
+/// A receiver announces a window; `high` is how far its opposite has come.
+#[inline(always)]
+pub fn note_window(closed_at: &mut u32, high: u32, window: u16) {
+    *closed_at = if window == 0 { high } else { 0 };
 }
 
 /// The first segment of a flow that nothing is known of.
@@ -291,6 +319,8 @@ fn fresh(passage: &Passage) -> FlowState {
         budget: UNKNOWN_BUDGET,
         request_end: 0,
         reserved: 0,
+        closed_at: [0; 2],
+        hole: [[0; 2]; 2],
     }
 }
 
@@ -468,9 +498,11 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     new.isn = state.isn;
     new.tally = 0;
     new.flags = 0;
-    new.closed_at = 0;
+    new.closed_at = state.closed_at;
     new.directions[0] = Walked::new(Place::WHOLE, state.owner[0], state.high[0]);
     new.directions[1] = Walked::new(Place::WHOLE, state.owner[1], state.high[1]);
+    new.directions[0].hole = state.hole[0];
+    new.directions[1].hole = state.hole[1];
     let mut origin = Origin {
         epoch: state.epoch,
         now,
@@ -481,7 +513,6 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     };
     if WALKS.load() != 0 {
         new.tally = tally(state.epoch);
-        origin.tally = new.tally;
         // The server answers, so the other one is the client. Where this is no answer, both
         // directions are copied whole until the agent says what they are.
         new.flags = 1 - sender as u32;
@@ -491,13 +522,18 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
             0
         };
         let behind = head as u32;
-        if behind != 0 {
+        // What came before its turn has been copied whole already, and will not pass again.
+        let is_last = state.high[sender].wrapping_sub(passage.headers.seq) == passage.headers.len
+            || passage.headers.has(FIN);
+        if behind != 0 && is_last {
             if head >> 32 != 0 {
                 new.flags |= flag::DEFLATE;
             }
             let boundary = passage.headers.seq.wrapping_add(behind);
             new.directions[sender].place = Place::new(boundary, 0, 0, 0, mode::NEAR).0;
+            // Only this segment is counted by the agent, though the flow has a tally.
             origin.kind = RECORD_ARMING;
+            origin.tally = new.tally;
             origin.boundary = boundary;
             // Unless the client has sent more than a request.
             let end = state.request_end;

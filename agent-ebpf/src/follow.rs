@@ -17,6 +17,7 @@ use wstap_common::{
     counter::Counter,
     flow::{Place, flag, mode},
     globals::DETAILED,
+    oddity::acknowledge,
     record::RECORD_SEGMENT,
     tally::element,
 };
@@ -53,11 +54,6 @@ const WHOLE: u64 = 1 << 33;
 pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> u32 {
     let sender = (passage.sender & 1) as usize;
     let opposite = &mut flow.directions[1 - sender];
-    let [from, to] = opposite.hole;
-    if from != to && passage.headers.has(ACK) && passage.headers.ack.wrapping_sub(to) as i32 >= 0 {
-        // Its receiver has what was missing: it passed by unseen, or on another CPU at the same time.
-        opposite.hole = [0; 2];
-    }
     if opposite.waiting != 0
         && passage.headers.has(ACK)
         && passage
@@ -79,6 +75,11 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
         Account::Mine => {}
         Account::Other => return Counter::NotOwner as u32,
         Account::Nothing => return Counter::Empty as u32,
+    }
+    let opposite = &mut flow.directions[1 - sender];
+    if opposite.hole[0] != opposite.hole[1] && passage.headers.has(ACK) && !passage.headers.has(RST)
+    {
+        acknowledge(&mut opposite.hole, passage.headers.ack);
     }
     let quiet_since = flow.last_seen;
     let now = precisely(passage);

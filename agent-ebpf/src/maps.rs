@@ -44,7 +44,8 @@ pub struct Flow {
     pub isn: u32,
     pub tally: u32,
     pub flags: u32,
-    pub closed_at: u32,
+    pub closed_at: [u32; 2],
+    pub reserved: u32,
     pub directions: [Walked; 2],
 }
 

@@ -90,18 +90,14 @@ fn followed(
         return (!is_new).then_some(Counter::NotOwner);
     }
     // Windows are of interest where one closes, or may open again.
-    if headers.window == 0 {
+    if headers.window == 0 || flow.closed_at[1 - sender] != 0 {
         return None;
     }
     if headers.len == 0 {
         // Nor is it a keep-alive probe.
         return (headers.seq.wrapping_add(1) != high).then_some(Counter::Empty);
     }
-    if headers.seq != high
-        || direction.hole[0] != direction.hole[1]
-        || (flow.closed_at != 0 && flow.closed_at == opposite.high)
-        || WALKS.load() == 0
-    {
+    if headers.seq != high || WALKS.load() == 0 {
         return None;
     }
     let place = place_of(flow, sender);

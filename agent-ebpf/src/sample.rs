@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RecordHeader, SIZE_CLASSES},
+    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
 };
 
 use wstap_ebpf::bound::{at_least_one, opaque};
@@ -263,6 +263,9 @@ impl Piece<'_> {
         }
         if !self.last {
             header.flags &= !(FIN | RST);
+            if header.kind == RECORD_SEGMENT {
+                header.boundary = self.header.len - self.offset - self.len;
+            }
         }
         let to = record.as_mut_ptr();
         // SAFETY: the ring hands out memory aligned to eight bytes, and `SIZE` is more than a

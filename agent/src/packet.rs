@@ -143,6 +143,7 @@ impl<'a> TcpPacket<'a> {
             flags: self.flags,
             window: self.window,
             len: self.len,
+            behind: 0,
             windows: if window.bytes.is_empty() {
                 &[]
             } else {

@@ -131,6 +131,7 @@ impl Conversation {
             flags: TcpFlags(flags),
             window: 1000,
             len: bytes.len() as u32,
+            behind: 0,
             windows: if bytes.is_empty() { &[] } else { &window },
             interface: None,
             scope: 0,

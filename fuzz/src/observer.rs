@@ -267,6 +267,7 @@ impl Network {
             flags: TcpFlags(place.flags),
             window: 1000,
             len: (bytes.len() as u32).saturating_add(place.beyond),
+            behind: 0,
             windows: &windows,
             interface: None,
             scope: 0,

@@ -292,6 +292,7 @@ impl Watch {
             flags: TcpFlags(flags),
             window: 1000,
             len: bytes.len() as u32,
+            behind: 0,
             windows: if bytes.is_empty() { &[] } else { &windows },
             interface: None,
             scope: 0,

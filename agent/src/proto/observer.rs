@@ -414,6 +414,7 @@ impl Observer {
             return;
         };
         let taken = live.session.take_request().is_some_and(|request| {
+            live.tcp.expect_answer(request.client);
             let seq = live.tcp.seq_at(request.client, request.offset);
             seq.is_some_and(|seq| self.keys.is_taken(&request.key, seq, key))
         });

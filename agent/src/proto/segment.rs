@@ -36,6 +36,8 @@ pub struct Segment<'a> {
     pub window: u16,
     /// Payload bytes on the wire.
     pub len: u32,
+    /// Payload bytes of the segment behind this piece, which come next by themselves.
+    pub behind: u32,
     /// What was captured: ascending, not overlapping, within `len`.
     pub windows: &'a [Window<'a>],
     /// Index of the interface it was seen on, where the source has such.

@@ -209,6 +209,7 @@ impl Script {
             flags: TcpFlags(flags),
             window: 1000,
             len: bytes.len() as u32,
+            behind: 0,
             windows: if captured.is_empty() { &[] } else { &windows },
             interface: Some(3),
             scope: self.scope,

@@ -169,6 +169,10 @@ impl Observer {
             self.handle_straggler(slot, side, segment, sample);
             return;
         }
+        if sample.tally != 0 && sample.boundary.is_none() {
+            // The source counts what TCP does from this segment on.
+            self.account(slot, side, sample.tally);
+        }
         self.deliver(slot, side, segment);
         if sample.tally != 0 {
             self.follow(slot, side, sample);

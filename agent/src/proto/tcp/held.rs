@@ -75,14 +75,6 @@ impl Held {
         first.is_some_and(|mut first| first.get_mut().ack.take().is_some())
     }
 
-    /// Up to where nothing is missing from `at`, which is not behind the first piece.
-    pub(super) fn covered_from(&self, at: u64) -> u64 {
-        match self.runs.first_key_value() {
-            Some((&begin, &end)) if begin <= at => end,
-            _ => at,
-        }
-    }
-
     /// The first range between two positions that is not held back.
     pub(super) fn next_unseen(&self, from: u64, to: u64) -> Option<(u64, u64)> {
         let (mut from, mut to) = (from, to);

@@ -10,6 +10,7 @@ use self::reassembly::{Gate, Head, Output, Start, Stream};
 use super::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
 
 mod held;
+mod oddities;
 mod parts;
 mod reassembly;
 
@@ -196,7 +197,7 @@ impl TcpFlow {
                 deliver,
             };
             peer.acknowledge(ack, segment.ts, &mut out);
-            peer.allow(segment.window);
+            peer.oddities.acknowledge(ack, segment.window);
         }
         let gate = self.gate(side, limits);
         let mut out = Output {
@@ -248,7 +249,7 @@ impl TcpFlow {
     /// What was out of the ordinary in what `side` sent, since the last [`StreamEvent::Restart`].
     #[must_use]
     pub fn counts(&self, side: usize) -> TcpCounts {
-        self.streams[side & 1].counts
+        self.streams[side & 1].oddities.counts
     }
 
     /// Whether the start of the stream of `side` is known: its SYN was seen, or the SYN|ACK that
@@ -282,6 +283,12 @@ impl TcpFlow {
         let stream = &mut self.streams[side & 1];
         stream.discard(shared);
         stream.jump(seq);
+    }
+
+    /// `side` has asked, and waits for an answer: that begins behind what it has acknowledged, even if
+    /// the beginning does not come first.
+    pub fn expect_answer(&mut self, side: usize) {
+        self.streams[1 - (side & 1)].expect_answer();
     }
 
     /// The other side of `side` is followed elsewhere, and its acknowledgements with it: none is

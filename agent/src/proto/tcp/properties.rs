@@ -211,19 +211,22 @@ fn nonsense() -> impl Strategy<Value = Wire> {
         prop::option::of(near()),
         flags,
         0..2u16,
-        len,
+        (len, prop_oneof![4 => Just(0u32), 1 => any::<u32>()]),
         prop::collection::vec(window, 0..4),
     )
-        .prop_map(|(side, ts, seq, ack, flags, window, len, windows)| Wire {
-            side,
-            ts,
-            seq,
-            ack,
-            flags,
-            window,
-            len,
-            windows,
-        })
+        .prop_map(
+            |(side, ts, seq, ack, flags, window, (len, behind), windows)| Wire {
+                side,
+                ts,
+                seq,
+                ack,
+                flags,
+                window,
+                len,
+                behind,
+                windows,
+            },
+        )
 }
 
 proptest! {

@@ -11,9 +11,10 @@
 use super::{
     Shared, StreamEvent,
     held::{Carrier, Held},
+    oddities::Oddities,
     parts::{Parts, slice},
 };
-use crate::proto::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
+use crate::proto::{segment::Segment, seq::SeqNumber, time::Timestamp};
 
 /// Bytes further away than this, ahead or behind, do not belong to the connection: no window is
 /// larger than 1 GiB (RFC 7323, section 2.3).
@@ -98,7 +99,7 @@ pub(super) struct Stream {
     pub(super) seen: bool,
     /// The FIN was delivered.
     pub(super) done: bool,
-    pub(super) counts: TcpCounts,
+    pub(super) oddities: Oddities,
     /// Position of offset 0.
     origin: u64,
     /// Position of the next byte to be delivered.
@@ -109,10 +110,9 @@ pub(super) struct Stream {
     /// position.
     ack: Option<SeqNumber>,
     acked: u64,
-    /// Where the highest byte was when the other side closed its window, which may have opened since
-    /// without being seen.
-    closed_at: Option<u64>,
     fin: Option<Fin>,
+    /// Where an answer is expected to begin.
+    answer: Option<SeqNumber>,
     /// From `next` on.
     held: Held,
     /// Segments out of reach that continue one another: where they begin and end.
@@ -125,6 +125,7 @@ impl Stream {
         let at = (1 << 32) | u64::from(seq.0);
         (self.origin, self.next, self.highest) = (at, at, at);
         self.start = start;
+        self.oddities.begin(seq);
         if let Some(ack) = self.ack {
             let acked = self.position(ack);
             self.acked = if acked.abs_diff(at) <= REACH {
@@ -157,6 +158,11 @@ impl Stream {
             }
             _ => {}
         }
+    }
+
+    /// What comes next is an answer, and begins behind what was acknowledged.
+    pub(super) fn expect_answer(&mut self) {
+        self.answer = self.ack;
     }
 
     /// Whether anything was delivered.
@@ -293,19 +299,22 @@ impl Stream {
     ) {
         let flags = segment.flags;
         let is_empty = segment.len == 0 && !flags.fin();
-        if is_empty && !flags.syn() && segment.window == 0 && segment.ack.is_some() {
-            count(&mut self.counts.zero_windows);
+        if is_empty {
+            self.oddities.note_empty(segment);
         }
-        if segment.len <= 1 && !flags.fin() && !flags.syn() && self.is_before_highest(seq) {
-            // Whoever has something to send, and may not, asks in the same way whether it may.
-            if self.closed_at != Some(self.highest) {
-                count(&mut self.counts.keepalive_probes);
+        let mut is_probe = segment.len <= 1 && !flags.fin() && !flags.syn();
+        if is_probe && self.start != Start::Unknown {
+            is_probe = self.oddities.note_probe(seq);
+            if self.is_before_highest(seq) {
+                return;
             }
-            return;
         }
-        self.anchor(seq, is_empty);
+        self.anchor(seq, segment);
         if is_empty {
             return;
+        }
+        if !is_probe {
+            self.oddities.note(seq, segment);
         }
 
         let begin = self.position(seq);
@@ -325,9 +334,9 @@ impl Stream {
             ts: segment.ts,
             ack: segment.ack.filter(|_| causal_order),
         };
-        // Whatever of it was captured: what is missing before it is missing before all of it.
-        let is_ahead = begin > self.frontier();
-        let is_new_fin = flags.fin() && self.note_fin(end, carrier);
+        if flags.fin() {
+            self.note_fin(end, carrier);
+        }
         if !self.held.is_empty() {
             self.held.compare(segment, self.next, carrier, out.shared);
         }
@@ -336,13 +345,11 @@ impl Stream {
             _ => (end, end),
         };
         self.highest = self.highest.max(behind);
-        let mut fresh = 0;
         for part in Parts::new(segment) {
             let part_begin = begin + u64::from(part.begin);
             let part_end = limit.min(begin + u64::from(part.end));
             let mut at = part_begin;
             while let Some((from, to)) = self.held.next_unseen(at.max(self.next), part_end) {
-                fresh += to - from;
                 let bytes = part
                     .bytes
                     .and_then(|b| slice(b, from - part_begin, to - part_begin));
@@ -350,17 +357,6 @@ impl Stream {
                 at = to;
             }
         }
-        if fresh < limit.saturating_sub(begin) {
-            count(&mut self.counts.retransmitted);
-        }
-        if is_ahead && (fresh > 0 || is_new_fin) {
-            count(&mut self.counts.out_of_order);
-        }
-    }
-
-    /// The other side announces a window.
-    pub(super) fn allow(&mut self, window: u16) {
-        self.closed_at = (window == 0).then_some(self.highest);
     }
 
     /// Whether `seq` is one before the highest number sent: where a keep-alive probe lies
@@ -373,12 +369,21 @@ impl Stream {
     ///
     /// Without a SYN the first segment sets it, and of several that were reordered at that moment
     /// those that lie before the first one come too late, unless nothing was delivered yet.
-    fn anchor(&mut self, seq: SeqNumber, is_empty: bool) {
+    fn anchor(&mut self, seq: SeqNumber, segment: &Segment<'_>) {
+        let is_empty = segment.len == 0 && !segment.flags.fin();
         let at = self.position(seq);
         let distance = at.abs_diff(self.origin);
         match self.start {
             Start::Unknown if is_empty => self.begin(seq, Start::Tentative),
-            Start::Unknown => self.begin(seq, Start::Midstream),
+            Start::Unknown => {
+                let missing = |start: &SeqNumber| {
+                    seq.distance_from(*start) > 0
+                        && u64::from(seq.0.wrapping_sub(start.0)) <= NEAR
+                        && !begins_answer(segment)
+                };
+                let start = self.answer.filter(missing).unwrap_or(seq);
+                self.begin(start, Start::Midstream);
+            }
             Start::Tentative if is_empty => {
                 if at > self.origin && distance <= NEAR {
                     self.begin_at(at, Start::Tentative);
@@ -400,11 +405,12 @@ impl Stream {
     fn begin_at(&mut self, at: u64, start: Start) {
         (self.origin, self.next, self.highest) = (at, at, at);
         self.start = start;
+        self.oddities.begin(SeqNumber(at as u32));
     }
 
-    /// Remembers a FIN; false if it is an old one. Of several the first in line counts, as it would
+    /// Remembers a FIN, unless it is an old one. Of several the first in line counts, as it would
     /// with the receiver.
-    fn note_fin(&mut self, at: u64, carrier: Carrier) -> bool {
+    fn note_fin(&mut self, at: u64, carrier: Carrier) {
         let is_new = at >= self.next && !self.done && self.fin.is_none_or(|fin| at < fin.at);
         if is_new {
             self.fin = Some(Fin {
@@ -413,12 +419,6 @@ impl Stream {
                 ack: carrier.ack,
             });
         }
-        is_new
-    }
-
-    /// Up to where nothing is missing, delivered or held back.
-    fn frontier(&self) -> u64 {
-        self.held.covered_from(self.next)
     }
 
     /// Delivers a range that was not seen before, or holds it back.
@@ -595,6 +595,14 @@ impl Stream {
     }
 }
 
-fn count(counter: &mut u64) {
-    *counter = counter.saturating_add(1);
+/// Whether a segment may be the first of an answer: of what else is missing before it nobody says
+/// anything.
+fn begins_answer(segment: &Segment<'_>) -> bool {
+    const BEGINNING: &[u8] = b"HTTP/";
+    let bytes = segment
+        .windows
+        .first()
+        .map_or(&[][..], |window| window.bytes);
+    let len = bytes.len().min(BEGINNING.len());
+    bytes.get(..len) == BEGINNING.get(..len)
 }

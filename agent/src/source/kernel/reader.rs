@@ -324,12 +324,15 @@ fn with_segment(
             return;
         }
         if before < segment.len {
+            segment.behind = segment.len - before;
             segment.len = before;
             captured = captured.get(..before as usize).unwrap_or(captured);
             // What ends behind the boundary ends in a walk.
             segment.flags = TcpFlags(segment.flags.0 & !(FIN | RST));
         }
         sample.boundary = Some(SeqNumber(header.boundary));
+    } else {
+        segment.behind = header.boundary;
     }
     let window = [Window {
         offset: 0,
@@ -411,6 +414,7 @@ fn bare(header: &RecordHeader, clock: &Clock) -> Segment<'static> {
         flags,
         window: header.window,
         len: header.len,
+        behind: 0,
         windows: &[],
         interface: Some(header.ifindex),
         scope: header.scope,

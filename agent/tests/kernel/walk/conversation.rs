@@ -95,7 +95,40 @@ impl Conversation {
 
     /// A handshake, a text each way and an ending by the book.
     pub fn plain(n: u16) -> Self {
-        let mut random = Random::new(n.into());
+        let mut this = Self::opened(n);
+        this.each_says(&[
+            (CLIENT, 0x81, b"Hello", None),
+            (SERVER, 0x81, b"World", None),
+            (CLIENT, 0x88, b"\x03\xe8", None),
+            (SERVER, 0x88, b"\x03\xe8", None),
+        ]);
+        this
+    }
+
+    /// A handshake, and each ends within the payload of a frame with this first byte.
+    pub fn cut_off(n: u16, first: u8) -> Self {
+        let mut this = Self::opened(n);
+        this.each_says(&[
+            (CLIENT, 0x81, b"Hello", None),
+            (CLIENT, first, &[b'x'; 100], Some(1000)),
+            (SERVER, first, &[b'x'; 100], Some(1000)),
+        ]);
+        this
+    }
+
+    fn each_says(&mut self, frames: &[(usize, u8, &[u8], Option<u64>)]) {
+        let mut random = Random::new(0);
+        for &(side, first, payload, declared) in frames {
+            let mut bytes = Vec::new();
+            let mut frame = Frame::new(side, first, payload.to_vec());
+            frame.declared = declared;
+            frame.write(&mut bytes, &mut random);
+            self.say(side, &bytes, true);
+        }
+    }
+
+    /// A handshake, and an end.
+    fn opened(n: u16) -> Self {
         let mut this = Self {
             ends: [
                 SocketAddr::new(Ipv4Addr::new(10, 99, 0, 3).into(), 1024 + n),
@@ -112,16 +145,6 @@ impl Conversation {
         this.say(CLIENT, request.as_bytes(), true);
         this.say(SERVER, response.as_bytes(), true);
         this.opened = [0, 1].map(|side| this.streams[side].len());
-        for (side, first, payload) in [
-            (CLIENT, 0x81, &b"Hello"[..]),
-            (SERVER, 0x81, b"World"),
-            (CLIENT, 0x88, b"\x03\xe8"),
-            (SERVER, 0x88, b"\x03\xe8"),
-        ] {
-            let mut bytes = Vec::new();
-            Frame::new(side, first, payload.to_vec()).write(&mut bytes, &mut random);
-            this.say(side, &bytes, true);
-        }
         this
     }
 

@@ -15,8 +15,6 @@ use crate::pcap;
 /// A connection older than the agents is copied for a bounded number of segments, in which they have
 /// to find out what it is: up to so many there is a pause now and then.
 const PROBED: usize = 240;
-/// Largest payload that surely fits into one record.
-const RECORD: usize = 32_000;
 /// See [`PROBED`].
 const PROBES: usize = 20;
 /// See [`PROBED`].
@@ -77,9 +75,6 @@ pub struct Packet {
 pub struct Traffic {
     /// In the order of the wire.
     pub packets: Vec<Packet>,
-    /// By sender: at no time was there more than one stretch missing, and each segment was small
-    /// enough for one record. Then what TCP does is counted exactly either way.
-    pub one_hole: [bool; 2],
     /// Something was missing for a time: what came behind it had to wait where segments are copied
     /// whole, and may then be read later than what the other side said meanwhile.
     pub waited: bool,
@@ -255,7 +250,6 @@ impl<'a> Wire<'a> {
             acked: [0; 2],
             traffic: Traffic {
                 packets: Vec::new(),
-                one_hole: [true; 2],
                 waited: false,
                 unseen: false,
                 overlaps: false,
@@ -269,8 +263,14 @@ impl<'a> Wire<'a> {
             self.emit(SERVER, -1, TcpFlags(0x12), 64_000, &[], "SYN");
             self.emit(CLIENT, 0, TcpFlags(0x10), 64_000, &[], "");
         }
+        let mut phase = 0;
         for piece in pieces {
             let side = piece.side;
+            if piece.at.0 != phase {
+                // Whoever answers has what he answers to.
+                phase = piece.at.0;
+                self.acked = [self.next_ack(CLIENT), self.next_ack(SERVER)];
+            }
             if random.of_thousand(700) {
                 self.acked[side] = self.next_ack(side);
             }
@@ -367,11 +367,6 @@ impl<'a> Wire<'a> {
         }
         *arrived = merged;
         self.traffic.waited |= arrived.len() > 1;
-        // A record holds less: of what is copied in several, each counts for a segment.
-        let is_large = piece.to - piece.from > RECORD;
-        if arrived.len() > 2 || !piece.seen || is_large {
-            self.traffic.one_hole[side] = false;
-        }
     }
 
     /// What `side` may acknowledge.

@@ -227,6 +227,7 @@ fn observe(sent: &[Sent]) -> (Vec<Event>, usize) {
             flags: sent.flags,
             window: 500,
             len: sent.bytes.len() as u32,
+            behind: 0,
             windows: if sent.bytes.is_empty() { &[] } else { &window },
             interface: None,
             scope: 0,

@@ -152,6 +152,7 @@ impl Source {
                 flags: TcpFlags(flags),
                 window: 1000,
                 len: bytes.len() as u32,
+                behind: 0,
                 windows: &[],
                 interface: Some(3),
                 scope: 0,

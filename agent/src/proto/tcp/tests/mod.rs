@@ -42,6 +42,7 @@ pub(super) struct Wire {
     pub(super) flags: u8,
     pub(super) window: u16,
     pub(super) len: u32,
+    pub(super) behind: u32,
     pub(super) windows: Vec<(u32, Vec<u8>)>,
 }
 
@@ -54,6 +55,7 @@ pub(super) fn wire(side: usize, ts: u64, flags: u8, seq: u32, payload: &[u8]) ->
         flags,
         window: 1000,
         len: payload.len() as u32,
+        behind: 0,
         windows: vec![(0, payload.to_vec())],
     }
 }
@@ -68,6 +70,11 @@ impl Wire {
     pub(super) fn windows(mut self, len: u32, windows: &[(u32, &[u8])]) -> Self {
         self.len = len;
         self.windows = windows.iter().map(|&(at, b)| (at, b.to_vec())).collect();
+        self
+    }
+
+    pub(super) fn behind(mut self, behind: u32) -> Self {
+        self.behind = behind;
         self
     }
 
@@ -161,6 +168,7 @@ impl Bench {
             flags: TcpFlags(wire.flags),
             window: wire.window,
             len: wire.len,
+            behind: wire.behind,
             windows: &windows,
             interface: None,
             scope: 0,

@@ -149,7 +149,8 @@ fn what_comes_behind_a_fin_is_ignored() {
     bench.send(wire(0, 3, ACK, 103, b"zz"));
     bench.send(wire(0, 4, ACK, 100, b"ab"));
     bench.expect(&[bytes(0, 1, 0, b"ab"), Got::Fin(0, 1)]);
-    assert_eq!(bench.counts(0), (1, 0, 0, 0));
+    // Whoever says so uses numbers again.
+    assert_eq!(bench.counts(0), (3, 0, 0, 0));
     assert_eq!(bench.shared.buffered, 0);
 }
 
@@ -182,6 +183,27 @@ fn the_first_segment_seen_midstream_is_the_start() {
     bench.expect(&[bytes(0, 1, 0, b"ab"), bytes(0, 2, 2, b"cd")]);
     assert!(!bench.flow.saw_syn(0));
     assert_eq!(bench.counts(0), (1, 0, 0, 0));
+}
+
+#[test]
+fn an_answer_begins_behind_what_the_question_acknowledges() {
+    let mut bench = Bench::new(LIMITS);
+    bench.send(wire(0, 1, ACK, 5000, b"GET").ack(700));
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 3, ACK, 703, b"ef").ack(5003));
+    bench.expect(&[bytes(0, 1, 0, b"GET")]);
+    bench.send(wire(1, 2, ACK, 700, b"abc").ack(5003));
+    bench.expect(&[bytes(1, 2, 0, b"abc"), bytes(1, 3, 3, b"ef")]);
+    // Where it has begun already, that is where it began.
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 4, ACK, 705, b"g").ack(5003));
+    bench.expect(&[bytes(1, 4, 5, b"g")]);
+    // Or where it does begin: the acknowledgement was an old one.
+    let mut bench = Bench::new(LIMITS);
+    bench.send(wire(0, 1, ACK, 5000, b"GET").ack(700));
+    bench.flow.expect_answer(0);
+    bench.send(wire(1, 3, ACK, 900, b"HTTP/1.1 ").ack(5003));
+    bench.expect(&[bytes(0, 1, 0, b"GET"), bytes(1, 3, 0, b"HTTP/1.1 ")]);
 }
 
 #[test]
@@ -257,7 +279,7 @@ fn of_conflicting_bytes_the_first_win_and_the_conflict_is_counted() {
         bytes(0, 1, 2, b"cde"),
         rest(0, 2, 5, b"fg"),
     ]);
-    assert_eq!(bench.counts(0), (2, 2, 0, 0));
+    assert_eq!(bench.counts(0), (2, 1, 0, 0));
 }
 
 #[test]
@@ -276,6 +298,45 @@ fn bytes_take_the_place_of_uncaptured_ones_that_are_held_back() {
     ]);
     assert_eq!(bench.shared.buffered, 0);
     assert_eq!(bench.shared.conflicts, 0);
+}
+
+#[test]
+fn each_stretch_that_is_missing_is_counted_once() {
+    let mut bench = Bench::open(LIMITS);
+    for (ts, seq) in [(1, 102), (2, 104), (3, 110), (4, 112)] {
+        bench.send(wire(0, ts, ACK, seq, b"ab"));
+    }
+    assert_eq!(bench.counts(0), (0, 2, 0, 0));
+    // Sent again, and seen for the first time.
+    bench.send(wire(0, 5, ACK, 106, b"abcd"));
+    bench.send(wire(0, 6, ACK, 100, b"ab"));
+    assert_eq!(bench.counts(0), (0, 2, 0, 0));
+    bench.send(wire(0, 7, ACK, 110, b"ab"));
+    assert_eq!(bench.counts(0), (1, 2, 0, 0));
+    assert_eq!(bench.flow.next_seq(0), Some(SeqNumber(114)));
+}
+
+#[test]
+fn the_pieces_of_a_segment_are_counted_once() {
+    let mut bench = Bench::open(LIMITS);
+    let pieces = [(100, b"abc", 6), (103, b"def", 3), (106, b"ghi", 0)];
+    for ts in [1, 2] {
+        for (seq, bytes, behind) in pieces {
+            bench.send(wire(0, ts, ACK, seq, bytes).behind(behind));
+        }
+        assert_eq!(bench.counts(0), (ts - 1, 0, 0, 0));
+    }
+    // Only what is behind the first piece is a repetition.
+    bench.send(wire(0, 3, ACK, 112, b"m"));
+    bench.send(wire(0, 4, ACK, 109, b"jkl").behind(3));
+    bench.send(wire(0, 4, ACK, 112, b"mno"));
+    assert_eq!(bench.counts(0), (2, 1, 0, 0));
+    // The second of another segment, whose first was lost.
+    bench.send(wire(0, 5, ACK, 112, b"mno"));
+    assert_eq!(bench.counts(0), (3, 1, 0, 0));
+    bench.send(wire(0, 6, ACK | FIN, 115, b""));
+    bench.send(wire(0, 7, ACK, 116, b"").ack(500));
+    assert_eq!(bench.counts(0), (3, 1, 0, 0));
 }
 
 #[test]
