@@ -185,7 +185,8 @@ pub struct Walked {
     pub message_len: u64,
     /// The bytes of a header that the last segment cut off.
     pub carry: [u64; 2],
-    /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are.
+    /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are. In
+    /// [`mode::WHOLE`] and [`mode::TRIAL`] a [`Trial`].
     pub waiting_since: u64,
     /// Sequence number behind the newest byte seen at the owner.
     pub high: u32,
@@ -296,6 +297,60 @@ pub mod mode {
     pub const FAR: u8 = 2;
     /// Payload that is to be copied, mostly a control frame's, goes on at the place.
     pub const CONTROL: u8 = 3;
+    /// Every segment is copied whole, and walked besides from where a header may have been: see
+    /// [`super::Trial`].
+    pub const TRIAL: u8 = 4;
+}
+
+/// A direction that is copied whole, in one word: from the low end the sequence number where a trial
+/// began (32 bits), [`Place::version`] since when it is copied whole (16 bits), when the trial began
+/// ([`Trial::when`], 8 bits), and how many segments are being copied at this moment that were walked
+/// on trial (8 bits).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Trial(pub u64);
+
+impl Trial {
+    /// Puts a word together.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(begin: u32, version: u16, since: u8, copying: u8) -> Self {
+        Self(begin as u64 | (version as u64) << 32 | (since as u64) << 48 | (copying as u64) << 56)
+    }
+
+    /// Where it began.
+    #[inline(always)]
+    #[must_use]
+    pub const fn begin(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// See [`Trial`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn version(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// See [`Trial`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn since(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// See [`Trial`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn copying(self) -> u8 {
+        (self.0 >> 56) as u8
+    }
+
+    /// A time of `CLOCK_MONOTONIC`, in nanoseconds, as a trial has it: in sixtieths of a second, nearly.
+    #[inline(always)]
+    #[must_use]
+    pub const fn when(now: u64) -> u8 {
+        (now >> 24) as u8
+    }
 }
 
 /// The message under way in a direction.
@@ -335,7 +390,8 @@ pub struct CursorKey {
 pub struct Cursor {
     /// The incarnation that is meant.
     pub epoch: u32,
-    /// Sequence number of the next header.
+    /// Sequence number of the next header; or where a trial began, with what was before it, if that is
+    /// where a header is.
     pub next: u32,
     /// Payload bytes of the message under way.
     pub message_len: u64,

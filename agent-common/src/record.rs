@@ -41,7 +41,7 @@ pub struct RecordHeader {
     pub flags: u8,
     /// 1 at egress, 0 at ingress.
     pub egress: u8,
-    /// [`RECORD_SEGMENT`], [`RECORD_ARMING`], [`RECORD_LOST`] or [`RECORD_WALK`].
+    /// [`RECORD_SEGMENT`] or another of the kinds below it.
     pub kind: u32,
     /// [`crate::flow::FlowKey::scope`].
     pub scope: u32,
@@ -66,6 +66,12 @@ pub const RECORD_WALK: u32 = 3;
 /// As [`RECORD_WALK`] without entries: the place is lost, and behind [`WalkHeader::from`] segments
 /// are copied whole.
 pub const RECORD_LOST: u32 = 4;
+/// As [`RECORD_SEGMENT`], of the first segment of a trial: what follows is walked on trial besides,
+/// as if a header began with this segment.
+pub const RECORD_TRIAL: u32 = 5;
+/// As [`RECORD_WALK`] without entries: the trial has been confirmed, and what of the direction comes
+/// behind [`RecordHeader::seq`] is walked. Its next header is at [`WalkHeader::from`].
+pub const RECORD_RESUMED: u32 = 6;
 
 /// What follows the [`RecordHeader`] of a walk.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -262,8 +268,8 @@ impl RecordHeader {
             boundary: u32::from_ne_bytes(array(head, 84)),
         };
         let is_walk = match header.kind {
-            RECORD_SEGMENT | RECORD_ARMING => false,
-            RECORD_WALK | RECORD_LOST => true,
+            RECORD_SEGMENT | RECORD_ARMING | RECORD_TRIAL => false,
+            RECORD_WALK | RECORD_LOST | RECORD_RESUMED => true,
             kind => return Err(DecodeError::Kind(kind)),
         };
         if header.captured > header.len && !is_walk {

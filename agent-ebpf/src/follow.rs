@@ -8,17 +8,15 @@ mod aside;
 mod commit;
 mod lost;
 mod tcp;
+mod trial;
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_spin_lock, bpf_spin_unlock},
-};
+use aya_ebpf::bindings::__sk_buff;
 use wstap_common::{
     counter::Counter,
     flow::{Place, flag, mode},
     globals::DETAILED,
     oddity::acknowledge,
-    record::RECORD_SEGMENT,
+    record::{RECORD_SEGMENT, RECORD_TRIAL},
     tally::element,
 };
 
@@ -28,6 +26,7 @@ use self::{
     commit::{approach, commit, describe},
     lost::{give_up_late, lose, resume},
     tcp::{brings_news, observe},
+    trial::{settle, try_on},
 };
 use crate::{
     flow::{Account, Passage, account},
@@ -45,6 +44,8 @@ const ATTEMPTS: u32 = 8;
 const DRAIN: u64 = 1 << 32;
 /// Of [`advance`]: the segment is to be copied whole.
 const WHOLE: u64 = 1 << 33;
+/// Of [`advance`], with [`WHOLE`]: what [`try_on`] has said is this far up.
+const TRIED_SHIFT: u32 = 40;
 
 /// A segment of a flow that is followed; what it counts as.
 ///
@@ -87,22 +88,27 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
         flow.last_seen = now;
     }
     if WALKS.load() == 0 {
-        return copy_whole(skb, now) as u32;
+        return copy_whole(skb, now, 0) as u32;
     }
     let outcome = advance(skb, high, now, quiet_since);
     if outcome & DRAIN != 0 {
         drain(skb);
     }
     if outcome & WHOLE != 0 {
-        return copy_whole(skb, now) as u32;
+        let tried = outcome >> TRIED_SHIFT;
+        let counter = copy_whole(skb, now, u32::from(tried & trial::BEGUN != 0)) as u32;
+        if tried & trial::TRIED != 0 {
+            settle();
+        }
+        return counter;
     }
     outcome as u32
 }
 
-/// Copies the segment in `PASSAGE` whole; what it counts as.
+/// Copies the segment in `PASSAGE` whole; what it counts as. `begins` is not 0 if a trial begins with it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64) -> u64 {
+extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64, begins: u32) -> u64 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return Counter::Missed as u64;
     };
@@ -117,7 +123,11 @@ extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64) -> u64 {
         epoch: flow.epoch,
         now,
         urgent: false,
-        kind: RECORD_SEGMENT,
+        kind: if begins != 0 {
+            RECORD_TRIAL
+        } else {
+            RECORD_SEGMENT
+        },
         tally: flow.tally,
         boundary: 0,
     };
@@ -155,24 +165,15 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     while attempt < ATTEMPTS {
         attempt += 1;
         let mut place = place_of(flow, sender);
-        if place.mode() == mode::WHOLE {
-            let whole = place.0;
-            place = Place(resume(whole, high));
+        if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
+            let lost = place.0;
+            place = Place(resume(lost, high));
             if place.0 == 0 {
-                // Another CPU that resumes at this moment either sees how far this segment goes, or
-                // is seen here: else nobody would walk it.
-                let direction = &raw mut flow.directions[sender];
-                // SAFETY: the lock is the flow's, the direction within its value.
-                let current = unsafe {
-                    bpf_spin_lock(&raw mut flow.lock);
-                    let current = (*direction).place;
-                    bpf_spin_unlock(&raw mut flow.lock);
-                    current
-                };
-                if current != whole {
+                let tried = try_on(skb, lost, high, now);
+                if tried == trial::CHANGED {
                     continue;
                 }
-                return WHOLE;
+                return WHOLE | tried << TRIED_SHIFT;
             }
         }
         if place.mode() == mode::FAR {

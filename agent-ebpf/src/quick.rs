@@ -124,7 +124,7 @@ fn followed(
         }
         return Some(Counter::Walked);
     }
-    if place.mode() == mode::WHOLE || place.mode() == mode::FAR {
+    if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
         return None;
     }
     let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;

@@ -6,7 +6,10 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    record::{HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RECORD_SEGMENT, RecordHeader, SIZE_CLASSES},
+    record::{
+        HEADER_LEN, MAX_PIECES, MAX_SNAP_LENGTH, RECORD_ARMING, RECORD_SEGMENT, RECORD_TRIAL,
+        RecordHeader, SIZE_CLASSES,
+    },
 };
 
 use wstap_ebpf::bound::{at_least_one, opaque};
@@ -28,7 +31,7 @@ pub struct Origin {
     pub now: u64,
     /// Whether the agent should look at once: it has something to decide.
     pub urgent: bool,
-    /// `RECORD_SEGMENT` or `RECORD_ARMING`.
+    /// `RECORD_SEGMENT`, `RECORD_ARMING` or `RECORD_TRIAL`.
     pub kind: u32,
     /// As in the record.
     pub tally: u32,
@@ -260,10 +263,13 @@ impl Piece<'_> {
             let syn = u32::from(header.flags & SYN != 0);
             header.seq = header.seq.wrapping_add(self.offset).wrapping_add(syn);
             header.flags &= !SYN;
+            if header.kind == RECORD_TRIAL {
+                header.kind = RECORD_SEGMENT;
+            }
         }
         if !self.last {
             header.flags &= !(FIN | RST);
-            if header.kind == RECORD_SEGMENT {
+            if header.kind != RECORD_ARMING {
                 header.boundary = self.header.len - self.offset - self.len;
             }
         }

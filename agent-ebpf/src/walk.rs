@@ -72,6 +72,9 @@ pub const DEFLATE: u32 = 2;
 pub const DETAIL: u32 = 4;
 /// In [`Walk::flags`]: the agent should look at once.
 pub const URGENT: u32 = 8;
+/// In [`Walk::flags`]: nobody knows whether there is a header where the walk begins. There are no
+/// entries, and what breaks a rule ends it.
+pub const TRIAL: u32 = 16;
 
 /// How a go of the inner loop ended.
 mod status {
@@ -81,6 +84,8 @@ mod status {
     pub const CUT: u32 = 1;
     /// No room for a further entry.
     pub const FULL: u32 = 2;
+    /// On trial, what is there is no header that keeps the rules.
+    pub const ODD: u32 = 3;
 }
 
 /// What a walk adds to the tally.
@@ -199,6 +204,7 @@ fn windows(skb: *mut __sk_buff) -> bool {
         walk.mode = mode::NEAR.into();
     }
     walk.size = FIRST as u32;
+    walk.status = status::MORE;
     for _ in 0..STEPS {
         if walk.offset >= u64::from(walk.len) {
             return true;
@@ -209,6 +215,9 @@ fn windows(skb: *mut __sk_buff) -> bool {
         walk_window();
         if walk.status == status::FULL {
             emit_entries();
+        }
+        if walk.status == status::ODD {
+            return false;
         }
     }
     false
@@ -535,6 +544,7 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     if is_control {
         kind = if opcode <= 10 { opcode - 5 } else { 6 };
         wanted = CONTROL_PAYLOAD;
+        odd |= (first >> 7) ^ 1 | exceeds(len, CONTROL_PAYLOAD) | exceeds(opcode, 10);
         if opcode == 8 {
             state |= state::CLOSED as u64;
         }
@@ -583,7 +593,12 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
     } else {
         copied += payload;
     }
-    if is_control || odd != 0 || walk.flags & DETAIL != 0 {
+    if walk.flags & TRIAL != 0 {
+        if odd != 0 {
+            walk.status = status::ODD;
+            return false;
+        }
+    } else if is_control || odd != 0 || walk.flags & DETAIL != 0 {
         let to = opaque(walk.used);
         if to > ENTRIES_END {
             walk.status = status::FULL;
@@ -661,7 +676,12 @@ impl Walk {
         self.preview = PREVIEW.load().into();
         self.state = place.state().into();
         self.carried = place.carried().into();
-        self.mode = place.mode().into();
+        // On trial, the next header is near, or the trial is over.
+        self.mode = if place.mode() == mode::TRIAL {
+            mode::NEAR.into()
+        } else {
+            place.mode().into()
+        };
         self.rest = direction.rest;
         self.message_len = direction.message_len;
         self.carry[0] = direction.carry[0];
@@ -669,6 +689,27 @@ impl Walk {
         self.frames = direction.frames;
         self.message_frames = direction.message_frames;
         self.offset = u64::from(place.next().wrapping_sub(self.seq));
+        self.used = ENTRIES_AT;
+    }
+
+    /// Makes the snapshot that of a direction of which nothing is known.
+    #[inline(always)]
+    pub fn clear_snapshot(&mut self) {
+        self.carry = [0; 2];
+        self.message_len = 0;
+        self.message_frames = 0;
+        self.frames = 0;
+    }
+
+    /// As [`Self::begin`], on trial from the segment's first byte on.
+    #[inline(always)]
+    pub fn begin_anew(&mut self) {
+        self.state = state::UNKNOWN.into();
+        self.carried = 0;
+        self.mode = mode::NEAR.into();
+        self.rest = 0;
+        self.clear_snapshot();
+        self.offset = 0;
         self.used = ENTRIES_AT;
     }
 

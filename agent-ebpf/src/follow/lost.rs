@@ -3,24 +3,30 @@
 use aya_ebpf::helpers::generated::{bpf_spin_lock, bpf_spin_unlock};
 use wstap_common::{
     counter::Counter,
-    flow::{CursorKey, Place, mode},
+    flow::{Cursor, CursorKey, Place, Trial, mode, state},
     globals::SLOTS as SLOTS_LEN,
-    record::{HEADER_LEN, RECORD_LOST, RecordHeader, WalkHeader},
-    tally::element,
+    record::{HEADER_LEN, RECORD_LOST, RECORD_RESUMED, RecordHeader, WALK_HEADER_LEN, WalkHeader},
+    tally::{Tally, element},
 };
 
-use super::{aside::hand_over, commit::describe, place_of};
+use super::{
+    aside::hand_over,
+    commit::{describe, fill},
+    place_of,
+};
 use crate::{
     flow::Passage,
     headers::{ACK, FIN},
-    maps::{CURSORS, ENTRIES, FLOWS, Flow, PASSAGE, TALLIES, WALK, count},
-    sample::now,
+    maps::{CURSORS, ENTRIES, FLOWS, Flow, PASSAGE, RECORDS, TALLIES, WALK, count},
+    sample::{now, wakeup},
     walk::{URGENT, emit_entries},
 };
 
 /// How long segments wait for one that is missing once its receiver has acknowledged it: it may be on
 /// another CPU at this moment.
 const PATIENCE: u64 = 50_000_000;
+/// Bytes of a record without entries.
+const RESUMED_LEN: usize = HEADER_LEN + WALK_HEADER_LEN;
 /// How long they wait where no acknowledgement is seen.
 pub(super) const LONG_PATIENCE: u64 = 1_000_000_000;
 
@@ -46,7 +52,7 @@ pub(super) extern "C" fn give_up_late(sender: u32) -> u64 {
 }
 
 /// A direction that is copied whole: walks again where the agent has said where, and this segment
-/// is not beyond it. The new place, or 0.
+/// is not beyond it; or where a trial has come to, if the agent has confirmed it. The new place, or 0.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(super) extern "C" fn resume(place: u64, high: u32) -> u64 {
@@ -82,12 +88,24 @@ pub(super) extern "C" fn resume(place: u64, high: u32) -> u64 {
     let cursor = unsafe { &*cursor };
     let next = cursor.next;
     let seq = passage.headers.seq;
-    if cursor.epoch != flow.epoch
-        || cursor.version != u32::from(place.version())
-        || (next.wrapping_sub(seq) as i32) < 0
-        || (next.wrapping_sub(high) as i32) < 0
-    {
+    let trial = Trial(flow.directions[sender as usize].waiting_since);
+    if cursor.epoch != flow.epoch || cursor.version != u32::from(trial.version()) {
         return 0;
+    }
+    if (next.wrapping_sub(seq) as i32) < 0 || (next.wrapping_sub(high) as i32) < 0 {
+        let confirmed = place.mode() == mode::TRIAL
+            && next == trial.begin()
+            && trial.copying() == 0
+            && place.carried() == 0
+            && place.state() & state::UNKNOWN == 0
+            && seq == high;
+        return if confirmed {
+            confirm(passage, flow, tally, cursor, place)
+        } else {
+            // Late, but who is who it does know.
+            flow.flags = cursor.state >> 8;
+            0
+        };
     }
     let version = place.version().wrapping_add(1);
     let new = Place::new(next, version, cursor.state as u8, 0, mode::NEAR);
@@ -125,6 +143,78 @@ pub(super) extern "C" fn resume(place: u64, high: u32) -> u64 {
     if done != 0 {
         count(Counter::Resumed, 1);
     }
+    done
+}
+
+/// Goes on where the trial has come to, which the agent has confirmed, and tells it so: its record is
+/// behind those of all segments that were copied whole. The new place, or 0.
+#[inline(always)]
+fn confirm(
+    passage: &Passage,
+    flow: &mut Flow,
+    tally: &mut Tally,
+    cursor: &Cursor,
+    place: Place,
+) -> u64 {
+    let sender = (passage.sender & 1) as usize;
+    let Some(mut entry) = RECORDS.reserve_bytes(RESUMED_LEN, 0) else {
+        return 0;
+    };
+    let flags = cursor.state >> 8;
+    let frames = (cursor.frames).wrapping_add(flow.directions[sender].frames);
+    let closed = cursor.state as u8 & state::CLOSED;
+    let version = place.version().wrapping_add(1);
+    let new = Place::new(place.next(), version, place.state() | closed, 0, mode::NEAR);
+    let direction = &raw mut flow.directions[sender];
+    let to = entry.as_mut_ptr();
+    // SAFETY: there is room for both headers, and the ring hands out memory aligned to eight bytes.
+    let header = unsafe {
+        fill(to.cast(), passage, flow, now(), RECORD_RESUMED);
+        let record = &mut *to.cast::<RecordHeader>();
+        record.len = 0;
+        record.captured = WALK_HEADER_LEN as u32;
+        record.flags = ACK;
+        record.window = 1;
+        &mut *to.add(HEADER_LEN).cast::<WalkHeader>()
+    };
+    // SAFETY: within the flow's value.
+    unsafe {
+        header.quiet_since = flow.last_seen;
+        header.message_len = (*direction).message_len;
+        header.from = place.next();
+        header.high = passage.headers.seq;
+        header.number = (*direction).records;
+        header.frames = frames;
+        header.message_frames = (*direction).message_frames;
+        header.state = u32::from(new.state()) | u32::from(version) << 16;
+    }
+    let end = (passage.headers.seq).wrapping_add(passage.headers.len);
+    let mut done = 0;
+    // SAFETY: the lock is the flow's; the direction is within its value.
+    unsafe {
+        bpf_spin_lock(&raw mut flow.lock);
+        // Nor has another CPU a segment beyond this one, or is still copying one before it.
+        let is_last = (*direction).high.wrapping_sub(end) as i32 <= 1;
+        let copying = Trial((*direction).waiting_since).copying();
+        if is_last && copying == 0 && (*direction).place == place.0 {
+            (*direction).frames = frames;
+            (*direction).records = (*direction).records.wrapping_add(1);
+            (*direction).waiting_since = 0;
+            (*direction).place = new.0;
+            flow.flags = flags;
+            tally.next = place.next();
+            tally.rest = 0;
+            done = new.0;
+        }
+        bpf_spin_unlock(&raw mut flow.lock);
+    }
+    if done == 0 {
+        entry.discard(0);
+        return 0;
+    }
+    entry.submit(wakeup(false));
+    count(Counter::Samples, 1);
+    count(Counter::Resumed, 1);
     done
 }
 
@@ -192,6 +282,7 @@ fn give_up(passage: &Passage, flow: &mut Flow, sender: u32, quiet_since: u64, no
             (*direction).records = (*direction).records.wrapping_add(1);
             waiting = (*direction).waiting;
             (*direction).waiting = 0;
+            (*direction).waiting_since = Trial::new(0, version, 0, 0).0;
             done = true;
         }
         bpf_spin_unlock(&raw mut flow.lock);
