@@ -360,6 +360,7 @@ pub fn output(record: *mut u8, len: u64, urgent: bool) {
     };
     if failed == 0 {
         count(Counter::Samples, 1);
+        count(Counter::SampleBytes, len.wrapping_sub(HEADER_LEN as u64));
     } else {
         count(Counter::LostRingFull, 1);
     }
