@@ -38,6 +38,7 @@ use super::{
     Pair, pcap,
     support::{
         agent::{Agent, held},
+        eventually,
         exposition::Exposition,
         machine::turn,
         netns::{Netns, run},
@@ -424,27 +425,29 @@ fn metrics_differ(whole: &Exposition, walked: &Exposition, ordered: bool) -> Opt
 
 /// The kernel program's counters that say how it went.
 fn counters(pid: Pid) -> BTreeMap<&'static str, u64> {
+    let rows = elements(pid, "COUNTERS");
+    let sum = |row: &Value| {
+        let values = row["values"].as_array().into_iter().flatten();
+        values.map(|value| word(&value["value"])).sum()
+    };
+    let counters = wstap_common::counter::Counter::ALL.iter().zip(&rows);
+    counters
+        .map(|(counter, row)| (counter.label(), sum(row)))
+        .collect()
+}
+
+/// The elements of a map of an agent, as bpftool shows them.
+fn elements(pid: Pid, name: &str) -> Vec<Value> {
     let json = |args: &[&str]| -> Value {
         let text = run(std::process::Command::new("bpftool").arg("-j").args(args));
         serde_json::from_str(&text).unwrap_or_default()
     };
-    let mut counters = BTreeMap::new();
-    for id in held(pid, "map_id") {
-        let id = id.to_string();
-        if json(&["map", "show", "id", &id])["name"] != "COUNTERS" {
-            continue;
-        }
-        let dump = json(&["map", "dump", "id", &id]);
-        for (counter, row) in wstap_common::counter::Counter::ALL
-            .iter()
-            .zip(dump.as_array().into_iter().flatten())
-        {
-            let values = row["values"].as_array().into_iter().flatten();
-            let sum = values.map(|value| word(&value["value"])).sum();
-            counters.insert(counter.label(), sum);
-        }
-    }
-    counters
+    let ids = held(pid, "map_id");
+    let mut ids = ids.iter().map(ToString::to_string);
+    let id = ids.find(|id| json(&["map", "show", "id", id])["name"] == name);
+    let dump = id.map(|id| json(&["map", "dump", "id", &id]));
+    let rows = dump.as_ref().and_then(Value::as_array);
+    rows.cloned().unwrap_or_default()
 }
 
 /// A number in bytes that are written in hexadecimal.
@@ -494,6 +497,38 @@ fn a_payload_that_ends_with_the_connection_is_counted_as_far_as_it_came() {
     });
     let plan = Plan::made(0, all.collect(), false, &mut random);
     eprintln!("{:?}", compare(plan));
+}
+
+#[test]
+fn slots_of_connections_that_are_gone_are_given_back() {
+    const CONNECTIONS: u16 = 60;
+    const FRAMES: usize = 5;
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "-i s0 --copy headers");
+    for n in 0..CONNECTIONS {
+        let conversation = Conversation::reset(n, FRAMES);
+        let traffic = deliver(&conversation, &Rates::default(), &mut Random::new(4));
+        let frames = format!("server {}..", conversation.opened[1]);
+        // The first frame never passes, so the others wait for it.
+        let packets = traffic.packets.into_iter();
+        let packets = packets.filter(|packet| !packet.what.starts_with(&frames));
+        send(
+            &pair.client,
+            packets.map(|packet| packet.bytes.into()).collect(),
+            1,
+        );
+    }
+    let set_aside = counters(agent.process.pid())["set_aside"];
+    assert!(set_aside > 128, "{set_aside} waited");
+    eventually("all slots are free", Duration::from_secs(10), || {
+        let owners = elements(agent.process.pid(), "SLOT_OWNERS");
+        assert_eq!(owners.len(), 128);
+        let taken = owners.iter().filter(|row| word(&row["value"]) != 0).count();
+        (taken == 0)
+            .then_some(())
+            .ok_or_else(|| format!("{taken} are taken"))
+    });
 }
 
 #[test]
