@@ -234,6 +234,8 @@ fn send(ns: &Netns, rounds: Vec<Round>, threads: usize) {
 #[derive(Debug, Default)]
 struct Report {
     packets: usize,
+    /// Of the packets.
+    bytes: usize,
     connections: usize,
     events: usize,
     frames: usize,
@@ -244,12 +246,28 @@ struct Report {
 impl Report {
     fn add(&mut self, other: &Self) {
         self.packets += other.packets;
+        self.bytes += other.bytes;
         self.connections += other.connections;
         self.events += other.events;
         self.frames += other.frames;
         for (name, n) in &other.kernel {
             *self.kernel.entry(name).or_default() += n;
         }
+    }
+
+    /// What `cargo xtask walk` reads.
+    fn figures(&self) -> String {
+        let of = |name: &str| self.kernel.get(name).copied().unwrap_or(0);
+        format!(
+            "figures: connections={} segments={} bytes={} frames={} events={} whole={} handed_over={}",
+            self.connections,
+            self.packets,
+            self.bytes,
+            self.frames,
+            self.events,
+            of("sampled"),
+            of("sample_bytes"),
+        )
     }
 }
 
@@ -271,6 +289,9 @@ fn compare(plan: Plan) -> Report {
         .map(|copy| Agent::run(&pair.server, &format!("{} --attach tcx", flags(copy))));
     let mut report = Report {
         packets: plan.rounds.iter().map(|round| round.packets.len()).sum(),
+        bytes: (plan.rounds.iter().flat_map(|round| &round.packets))
+            .map(Vec::len)
+            .sum(),
         ..Report::default()
     };
     let threads = if plan.ordered { 1 } else { 2 };
@@ -300,6 +321,7 @@ fn compare(plan: Plan) -> Report {
         .iter()
         .filter(|event| event["event"] == "frame")
         .count();
+    let walked_frames = by_opcode(&walked);
     let [whole, walked] = [whole, walked].map(|events| by_connection(&events));
     report.connections = walked.len();
 
@@ -337,6 +359,7 @@ fn compare(plan: Plan) -> Report {
         };
         wrong.extend(disorder(&whole, &walked, overlaps));
     }
+    wrong.extend(not_the_sum(&walked_frames, &metrics[1], plan.complete));
     let [metrics_whole, metrics_walked] = metrics;
     if plan.complete {
         wrong.extend(metrics_differ(
@@ -423,6 +446,44 @@ fn metrics_differ(whole: &Exposition, walked: &Exposition, ordered: bool) -> Opt
     (!lines.is_empty()).then(|| format!("metrics:\n{}", lines.join("\n")))
 }
 
+/// Frames that were reported, by direction and opcode, those that are reserved as one.
+fn by_opcode(events: &[Value]) -> BTreeMap<(String, String), u64> {
+    let mut frames: BTreeMap<_, u64> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["event"] == "frame") {
+        let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let opcode = match word("opcode") {
+            reserved if reserved.starts_with("reserved") => "reserved",
+            opcode => opcode,
+        };
+        let key = (word("dir").to_owned(), opcode.to_owned());
+        *frames.entry(key).or_default() += 1;
+    }
+    frames
+}
+
+/// Where the tallies that one agent has read are not the sum of the frames that the other has reported.
+fn not_the_sum(
+    frames: &BTreeMap<(String, String), u64>,
+    metrics: &Exposition,
+    complete: bool,
+) -> Option<String> {
+    if !complete {
+        return None;
+    }
+    let mut text = String::new();
+    for ((direction, opcode), n) in frames {
+        let labels = [("direction", direction.as_str()), ("opcode", opcode)];
+        let counted = metrics.sum("websocket_frames_total", &labels);
+        if counted != *n {
+            let _ = writeln!(
+                text,
+                "  {direction} {opcode}: {n} reported, {counted} counted"
+            );
+        }
+    }
+    (!text.is_empty()).then(|| format!("frames of trace, and of run:\n{text}"))
+}
+
 /// The kernel program's counters that say how it went.
 fn counters(pid: Pid) -> BTreeMap<&'static str, u64> {
     let rows = elements(pid, "COUNTERS");
@@ -468,6 +529,7 @@ fn many(pairs: bool, seeds: u64) {
     for seed in first..first + seeds {
         let report = compare(Plan::new(seed, CONNECTIONS, pairs));
         eprintln!("seed {seed}: {report:?}");
+        eprintln!("{}", report.figures());
         total.add(&report);
     }
     eprintln!("{seeds} seeds in {:?}: {total:?}", start.elapsed());
