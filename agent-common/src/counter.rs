@@ -76,7 +76,7 @@ counters! {
 
     /// Records written to the ring buffer.
     Samples = Total "samples",
-    /// Payload bytes in these records.
+    /// Bytes in these records besides their headers.
     SampleBytes = Total "sample_bytes",
     /// Connections that began with a TLS ClientHello.
     Tls = Total "tls",

@@ -50,6 +50,9 @@ pub const TALLIES_MAP: &str = "TALLIES";
 pub const FREE_TALLIES_MAP: &str = "FREE_TALLIES";
 /// Queue of `u32`: slots that are empty. The agent fills it with 1 to [`SLOTS`] less 1.
 pub const FREE_SLOTS_MAP: &str = "FREE_SLOTS";
+/// Array of `u64`, for each slot: whose segment waits in it, as [`slot_owner`] puts it; 0 where none
+/// does.
+pub const SLOT_OWNERS_MAP: &str = "SLOT_OWNERS";
 /// LRU hash, [`crate::flow::CursorKey`] to [`crate::flow::Cursor`]: written by the agent, read by
 /// the program for directions that are copied whole.
 pub const CURSORS_MAP: &str = "CURSORS";
@@ -63,6 +66,13 @@ pub const PORT_WORDS: u32 = 65536 / 64;
 
 /// Segments that may wait for one that is missing, in all, and one that is not used.
 pub const SLOTS: u32 = 128;
+
+/// A flow as [`SLOT_OWNERS_MAP`] names it: by its pair of tallies, and its epoch.
+#[inline(always)]
+#[must_use]
+pub const fn slot_owner(pair: u32, epoch: u32) -> u64 {
+    (pair as u64) << 32 | epoch as u64
+}
 
 /// Array of `u8`, indexed by [`crate::flow::FlowKey::hint`]: not 0 if a flow of this hint may be among
 /// those that are followed. What it says is never relied upon.

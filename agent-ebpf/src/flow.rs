@@ -337,11 +337,13 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         return follow(ctx, passage, state, false);
     }
     if headers.len == 0 {
-        // The end of a flow that is being decided concerns the agent; anything else does not.
-        return if sampled && (headers.has(FIN) || headers.has(RST)) {
+        // The end of a flow that is being decided concerns the agent, and what it would count.
+        return if !sampled || headers.has(SYN) {
+            Decision::Leave(Counter::Empty)
+        } else if headers.has(FIN) || headers.has(RST) {
             Decision::Copy(undecided(state))
         } else {
-            Decision::Leave(Counter::Empty)
+            account_of(passage, state).decision(|| undecided(state))
         };
     }
     match state.stage {

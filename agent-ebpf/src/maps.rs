@@ -75,6 +75,10 @@ pub static SLOTS: Array<Slot, { SLOTS_LEN as usize }> = Array::new();
 #[btf_map]
 pub static FREE_SLOTS: Queue<u32, { SLOTS_LEN as usize }> = Queue::new();
 
+/// Whose the slots are.
+#[btf_map]
+pub static SLOT_OWNERS: Array<u64, { SLOTS_LEN as usize }> = Array::new();
+
 /// A segment that waits: the record that it would be, and room behind it for a window.
 #[repr(C)]
 pub struct Slot {

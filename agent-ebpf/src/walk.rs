@@ -378,6 +378,7 @@ pub fn output_with(record: *mut u8, len: u64, wakeup: u64) {
     };
     if failed == 0 {
         count(Counter::Samples, 1);
+        count(Counter::SampleBytes, len.wrapping_sub(HEADER_LEN as u64));
     } else {
         count(Counter::LostRingFull, 1);
     }

@@ -17,6 +17,7 @@ mod run;
 mod setup;
 mod test;
 mod traffic;
+mod walk;
 mod workspace;
 
 use std::process::ExitCode;
@@ -91,6 +92,9 @@ enum Command {
     /// How a direction gets back in sync: frames lost behind a lost header, the rate of false sync, and
     /// what the search costs
     Resync(resync::Args),
+    /// That following headers in the kernel changes nothing of what is said: made-up traffic past agents
+    /// that do and agents that have segments copied whole (as root)
+    Walk(walk::Args),
     /// Kernel time a packet, beyond an empty program's
     BenchPacket {
         /// Rounds of each measurement; the table shows the medians
@@ -138,6 +142,7 @@ fn main() -> ExitCode {
         } => fuzz::command(&target, duration, keep),
         Command::Kernels(args) => kernels::command(&args),
         Command::Resync(args) => resync::command(&args),
+        Command::Walk(args) => walk::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),

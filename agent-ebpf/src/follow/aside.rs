@@ -7,7 +7,7 @@ use aya_ebpf::{
 use wstap_common::{
     counter::Counter,
     flow::mode,
-    globals::SLOTS as SLOTS_LEN,
+    globals::{SLOTS as SLOTS_LEN, slot_owner},
     record::{HEADER_LEN, RECORD_SEGMENT, RecordHeader},
     tally::{Tally, element},
 };
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     flow::Passage,
     headers::{FIN, RST},
-    maps::{ENTRIES, FLOWS, FREE_SLOTS, Flow, PASSAGE, SLOTS, TALLIES, WALK, count},
+    maps::{ENTRIES, FLOWS, FREE_SLOTS, Flow, PASSAGE, SLOT_OWNERS, SLOTS, TALLIES, WALK, count},
     sample::now,
     walk::{ENTRIES_AT, SLOT_BYTES, URGENT, emit_entries, output, walk_segment},
 };
@@ -61,9 +61,12 @@ pub(super) extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
     let Ok(Some(index)) = FREE_SLOTS.pop() else {
         return NO_ROOM;
     };
-    let Some(slot) = SLOTS.get_ptr_mut(index) else {
+    let (Some(slot), Some(owner)) = (SLOTS.get_ptr_mut(index), SLOT_OWNERS.get_ptr_mut(index))
+    else {
         return NO_ROOM;
     };
+    // SAFETY: an element of an array is always there.
+    unsafe { *owner = slot_owner(flow.tally, flow.epoch) };
     // SAFETY: the slot is ours until it is given away below.
     unsafe {
         fill(
@@ -106,7 +109,7 @@ pub(super) extern "C" fn set_aside(skb: *mut __sk_buff, place: u64) -> u64 {
         }
     }
     if outcome != SET_ASIDE {
-        let _ = FREE_SLOTS.push(index, 0);
+        give_back(index);
     }
     outcome
 }
@@ -234,7 +237,7 @@ fn drain_one(
         if ends || walk.used > ENTRIES_AT {
             emit_entries();
         }
-        let _ = FREE_SLOTS.push(found, 0);
+        give_back(found);
         count(Counter::Drained, 1);
     }
     walk.delta.clear();
@@ -262,6 +265,16 @@ pub(super) extern "C" fn hand_over(index: u32) -> u64 {
     if let Some(len) = bounded(len, u64::from(SLOT_BYTES) + HEADER_LEN as u64) {
         output(record.cast(), len, true);
     }
-    let _ = FREE_SLOTS.push(index, 0);
+    give_back(index);
     link
+}
+
+/// Gives back a slot that is ours.
+#[inline(always)]
+fn give_back(index: u32) {
+    if let Some(owner) = SLOT_OWNERS.get_ptr_mut(index) {
+        // SAFETY: an element of an array is always there.
+        unsafe { *owner = 0 };
+    }
+    let _ = FREE_SLOTS.push(index, 0);
 }

@@ -38,6 +38,7 @@ use super::{
     Pair, pcap,
     support::{
         agent::{Agent, held},
+        eventually,
         exposition::Exposition,
         machine::turn,
         netns::{Netns, run},
@@ -233,6 +234,8 @@ fn send(ns: &Netns, rounds: Vec<Round>, threads: usize) {
 #[derive(Debug, Default)]
 struct Report {
     packets: usize,
+    /// Of the packets.
+    bytes: usize,
     connections: usize,
     events: usize,
     frames: usize,
@@ -243,12 +246,28 @@ struct Report {
 impl Report {
     fn add(&mut self, other: &Self) {
         self.packets += other.packets;
+        self.bytes += other.bytes;
         self.connections += other.connections;
         self.events += other.events;
         self.frames += other.frames;
         for (name, n) in &other.kernel {
             *self.kernel.entry(name).or_default() += n;
         }
+    }
+
+    /// What `cargo xtask walk` reads.
+    fn figures(&self) -> String {
+        let of = |name: &str| self.kernel.get(name).copied().unwrap_or(0);
+        format!(
+            "figures: connections={} segments={} bytes={} frames={} events={} whole={} handed_over={}",
+            self.connections,
+            self.packets,
+            self.bytes,
+            self.frames,
+            self.events,
+            of("sampled"),
+            of("sample_bytes"),
+        )
     }
 }
 
@@ -270,6 +289,9 @@ fn compare(plan: Plan) -> Report {
         .map(|copy| Agent::run(&pair.server, &format!("{} --attach tcx", flags(copy))));
     let mut report = Report {
         packets: plan.rounds.iter().map(|round| round.packets.len()).sum(),
+        bytes: (plan.rounds.iter().flat_map(|round| &round.packets))
+            .map(Vec::len)
+            .sum(),
         ..Report::default()
     };
     let threads = if plan.ordered { 1 } else { 2 };
@@ -299,6 +321,7 @@ fn compare(plan: Plan) -> Report {
         .iter()
         .filter(|event| event["event"] == "frame")
         .count();
+    let walked_frames = by_opcode(&walked);
     let [whole, walked] = [whole, walked].map(|events| by_connection(&events));
     report.connections = walked.len();
 
@@ -336,6 +359,7 @@ fn compare(plan: Plan) -> Report {
         };
         wrong.extend(disorder(&whole, &walked, overlaps));
     }
+    wrong.extend(not_the_sum(&walked_frames, &metrics[1], plan.complete));
     let [metrics_whole, metrics_walked] = metrics;
     if plan.complete {
         wrong.extend(metrics_differ(
@@ -422,29 +446,69 @@ fn metrics_differ(whole: &Exposition, walked: &Exposition, ordered: bool) -> Opt
     (!lines.is_empty()).then(|| format!("metrics:\n{}", lines.join("\n")))
 }
 
+/// Frames that were reported, by direction and opcode, those that are reserved as one.
+fn by_opcode(events: &[Value]) -> BTreeMap<(String, String), u64> {
+    let mut frames: BTreeMap<_, u64> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["event"] == "frame") {
+        let word = |key: &str| event[key].as_str().unwrap_or_default();
+        let opcode = match word("opcode") {
+            reserved if reserved.starts_with("reserved") => "reserved",
+            opcode => opcode,
+        };
+        let key = (word("dir").to_owned(), opcode.to_owned());
+        *frames.entry(key).or_default() += 1;
+    }
+    frames
+}
+
+/// Where the tallies that one agent has read are not the sum of the frames that the other has reported.
+fn not_the_sum(
+    frames: &BTreeMap<(String, String), u64>,
+    metrics: &Exposition,
+    complete: bool,
+) -> Option<String> {
+    if !complete {
+        return None;
+    }
+    let mut text = String::new();
+    for ((direction, opcode), n) in frames {
+        let labels = [("direction", direction.as_str()), ("opcode", opcode)];
+        let counted = metrics.sum("websocket_frames_total", &labels);
+        if counted != *n {
+            let _ = writeln!(
+                text,
+                "  {direction} {opcode}: {n} reported, {counted} counted"
+            );
+        }
+    }
+    (!text.is_empty()).then(|| format!("frames of trace, and of run:\n{text}"))
+}
+
 /// The kernel program's counters that say how it went.
 fn counters(pid: Pid) -> BTreeMap<&'static str, u64> {
+    let rows = elements(pid, "COUNTERS");
+    let sum = |row: &Value| {
+        let values = row["values"].as_array().into_iter().flatten();
+        values.map(|value| word(&value["value"])).sum()
+    };
+    let counters = wstap_common::counter::Counter::ALL.iter().zip(&rows);
+    counters
+        .map(|(counter, row)| (counter.label(), sum(row)))
+        .collect()
+}
+
+/// The elements of a map of an agent, as bpftool shows them.
+fn elements(pid: Pid, name: &str) -> Vec<Value> {
     let json = |args: &[&str]| -> Value {
         let text = run(std::process::Command::new("bpftool").arg("-j").args(args));
         serde_json::from_str(&text).unwrap_or_default()
     };
-    let mut counters = BTreeMap::new();
-    for id in held(pid, "map_id") {
-        let id = id.to_string();
-        if json(&["map", "show", "id", &id])["name"] != "COUNTERS" {
-            continue;
-        }
-        let dump = json(&["map", "dump", "id", &id]);
-        for (counter, row) in wstap_common::counter::Counter::ALL
-            .iter()
-            .zip(dump.as_array().into_iter().flatten())
-        {
-            let values = row["values"].as_array().into_iter().flatten();
-            let sum = values.map(|value| word(&value["value"])).sum();
-            counters.insert(counter.label(), sum);
-        }
-    }
-    counters
+    let ids = held(pid, "map_id");
+    let mut ids = ids.iter().map(ToString::to_string);
+    let id = ids.find(|id| json(&["map", "show", "id", id])["name"] == name);
+    let dump = id.map(|id| json(&["map", "dump", "id", &id]));
+    let rows = dump.as_ref().and_then(Value::as_array);
+    rows.cloned().unwrap_or_default()
 }
 
 /// A number in bytes that are written in hexadecimal.
@@ -465,6 +529,7 @@ fn many(pairs: bool, seeds: u64) {
     for seed in first..first + seeds {
         let report = compare(Plan::new(seed, CONNECTIONS, pairs));
         eprintln!("seed {seed}: {report:?}");
+        eprintln!("{}", report.figures());
         total.add(&report);
     }
     eprintln!("{seeds} seeds in {:?}: {total:?}", start.elapsed());
@@ -494,6 +559,38 @@ fn a_payload_that_ends_with_the_connection_is_counted_as_far_as_it_came() {
     });
     let plan = Plan::made(0, all.collect(), false, &mut random);
     eprintln!("{:?}", compare(plan));
+}
+
+#[test]
+fn slots_of_connections_that_are_gone_are_given_back() {
+    const CONNECTIONS: u16 = 60;
+    const FRAMES: usize = 5;
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "-i s0 --copy headers");
+    for n in 0..CONNECTIONS {
+        let conversation = Conversation::reset(n, FRAMES);
+        let traffic = deliver(&conversation, &Rates::default(), &mut Random::new(4));
+        let frames = format!("server {}..", conversation.opened[1]);
+        // The first frame never passes, so the others wait for it.
+        let packets = traffic.packets.into_iter();
+        let packets = packets.filter(|packet| !packet.what.starts_with(&frames));
+        send(
+            &pair.client,
+            packets.map(|packet| packet.bytes.into()).collect(),
+            1,
+        );
+    }
+    let set_aside = counters(agent.process.pid())["set_aside"];
+    assert!(set_aside > 128, "{set_aside} waited");
+    eventually("all slots are free", Duration::from_secs(10), || {
+        let owners = elements(agent.process.pid(), "SLOT_OWNERS");
+        assert_eq!(owners.len(), 128);
+        let taken = owners.iter().filter(|row| word(&row["value"]) != 0).count();
+        (taken == 0)
+            .then_some(())
+            .ok_or_else(|| format!("{taken} are taken"))
+    });
 }
 
 #[test]

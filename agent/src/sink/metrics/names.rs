@@ -129,7 +129,7 @@ metrics! {
     SAMPLES: Counter of Agent, "wstap_samples_total", [],
         "Records that the kernel program has written to the ring buffer.";
     SAMPLE_BYTES: Counter of Agent, "wstap_sample_bytes_total", [],
-        "Payload bytes in the records that the kernel program has written.";
+        "Bytes in the records that the kernel program has written, besides their fixed heads.";
     SAMPLES_LOST: Counter of Agent, "wstap_samples_lost_total", ["reason"],
         "Records that did not reach the observer, by reason.";
     FRAMES_LOST: Counter of Agent, "wstap_frames_lost_total", [],

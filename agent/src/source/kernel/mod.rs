@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod program;
 pub mod reader;
 pub mod requirements;
+mod slots;
 pub mod tallies;
 
 use std::io;
@@ -150,13 +151,14 @@ pub fn open(
         verdicts,
         cursors,
         pairs,
+        slots,
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
     let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
     Ok((
         attacher,
-        Reader::new(ring, flows, verdicts, cursors, pairs),
+        Reader::new(ring, flows, verdicts, cursors, pairs, slots),
         Counters::new(counters),
     ))
 }

@@ -2,7 +2,7 @@
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, Queue, RingBuf},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
     programs::{ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
@@ -18,6 +18,7 @@ use super::{
     attach::{HEARTBEAT_TIMEOUT, Method},
     interfaces::Framing,
     requirements::{self, CGROUP_ACCOUNTING, Privileges},
+    slots::Slots,
     tallies::Pairs,
 };
 use crate::config::{CaptureConfig, CopyMode};
@@ -56,6 +57,7 @@ pub(super) struct Loaded {
     pub verdicts: Verdicts,
     pub cursors: Cursors,
     pub pairs: Pairs,
+    pub slots: Slots,
     pub heartbeat: Array<MapData, u64>,
     /// The program's log, where it is on.
     pub log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -91,11 +93,6 @@ pub(super) fn load(
     };
 
     set_ports(&mut ebpf, config)?;
-    let name = globals::FREE_SLOTS_MAP;
-    let mut slots: Queue<_, u32> = take(&mut ebpf, name)?;
-    for slot in 1..globals::SLOTS {
-        slots.push(slot, 0).map_err(in_map(name))?;
-    }
     Ok(Loaded {
         ring: take(&mut ebpf, globals::RECORDS_MAP)?,
         counters: take(&mut ebpf, globals::COUNTERS_MAP)?,
@@ -103,6 +100,7 @@ pub(super) fn load(
         verdicts: take(&mut ebpf, globals::VERDICTS_MAP)?,
         cursors: take(&mut ebpf, globals::CURSORS_MAP)?,
         pairs: Pairs::new(&mut ebpf)?,
+        slots: Slots::new(&mut ebpf)?,
         heartbeat: take(&mut ebpf, globals::HEARTBEAT_MAP)?,
         ebpf,
         log,

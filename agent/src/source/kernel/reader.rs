@@ -22,6 +22,7 @@ use wstap_common::{
 use super::{
     clock::{Clock, monotonic},
     program::{Cursors, Flows, Verdicts},
+    slots::Slots,
     tallies::{Pairs, Tallies},
 };
 use crate::proto::{
@@ -47,6 +48,7 @@ pub struct Reader {
     verdicts: Verdicts,
     cursors: Cursors,
     pairs: Pairs,
+    slots: Slots,
     clock: Clock,
     undecodable: u64,
     cut: u64,
@@ -76,6 +78,7 @@ impl Reader {
         verdicts: Verdicts,
         cursors: Cursors,
         pairs: Pairs,
+        slots: Slots,
     ) -> Self {
         Self {
             ring,
@@ -83,6 +86,7 @@ impl Reader {
             verdicts,
             cursors,
             pairs,
+            slots,
             clock: Clock::new(),
             undecodable: 0,
             cut: 0,
@@ -120,6 +124,8 @@ impl Reader {
     /// many.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record<'_>)) -> usize {
         self.pairs.fill();
+        let pairs = &self.pairs;
+        self.slots.reclaim(|pair, epoch| pairs.are_of(pair, epoch));
         let mut records = 0;
         while records < limit {
             let Some(record) = self.ring.next() else {

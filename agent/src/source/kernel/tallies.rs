@@ -164,6 +164,11 @@ impl Pairs {
         self.push(pair);
     }
 
+    /// Whether this pair is of a flow with this epoch.
+    pub(super) fn are_of(&self, pair: u32, epoch: u32) -> bool {
+        self.mapped.epoch(tally::element(pair, 0)) == epoch
+    }
+
     /// Takes those back that are nobody's, now and at the sweep before: the agent has never heard of
     /// their flows. `owned` are those of the flows that are followed.
     pub(super) fn sweep(&mut self, owned: &HashSet<u32>) {

@@ -116,6 +116,14 @@ impl Conversation {
         this
     }
 
+    /// A handshake, `frames` of the server, and a reset.
+    pub fn reset(n: u16, frames: usize) -> Self {
+        let mut this = Self::opened(n);
+        this.each_says(&vec![(SERVER, 0x82, &[b'x'; 20][..], None); frames]);
+        this.end = End::Reset(SERVER);
+        this
+    }
+
     fn each_says(&mut self, frames: &[(usize, u8, &[u8], Option<u64>)]) {
         let mut random = Random::new(0);
         for &(side, first, payload, declared) in frames {
