@@ -97,6 +97,15 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
         rounds: u16,
     },
+    /// Memory of agent and kernel with many WebSockets open, and what a packet costs then
+    BenchScale {
+        /// WebSockets
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        connections: u32,
+        /// Pairs of blocks of packets; the table shows medians
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=100))]
+        rounds: u16,
+    },
     /// How fast captures are read, beside what else reads them, and in how much memory
     BenchRead(bench_read::Args),
     /// What a program takes
@@ -139,6 +148,10 @@ fn main() -> ExitCode {
         Command::Kernels(args) => kernels::command(&args),
         Command::Resync(args) => resync::command(&args),
         Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
+        Command::BenchScale {
+            connections,
+            rounds,
+        } => bench::scale::command(connections, usize::from(rounds)),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),
         Command::Traffic { role } => traffic::command(role),
