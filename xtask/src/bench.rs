@@ -4,6 +4,9 @@
 //! counts runs and nanoseconds of each program (`kernel.bpf_stats_enabled`); what a program costs is
 //! the difference to one that only returns, measured by the same traffic in the same minute.
 
+mod statistics;
+pub mod table;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
