@@ -16,8 +16,8 @@ pub mod program;
 mod quick;
 pub mod statistics;
 pub mod table;
-pub mod traffic;
 mod traced;
+pub mod traffic;
 mod whole;
 
 use std::fs;
@@ -155,7 +155,11 @@ fn counted(name: &str, sent: &[Sent; 2], counted: &[Sent; 2]) -> Row {
     let same = sent == counted;
     Row {
         figure: format!("frames counted / sent: {name}"),
-        measured: if same || ratio != 1.0 { ratio } else { f64::NAN },
+        measured: if same || ratio != 1.0 {
+            ratio
+        } else {
+            f64::NAN
+        },
         interval: None,
         unit: "",
         required: Some(Required::Exactly(1.0)),

@@ -49,7 +49,12 @@ impl<'a> Wstap<'a> {
     pub fn run(side: &'a Side, binary: &Path, more: &[&str]) -> Result<Self> {
         let listen = SocketAddr::from(LISTEN).to_string();
         let args = ["run", "--copy", "headers", "--listen", &listen];
-        let mut wstap = Self::start(side, binary, &[&args[..], more].concat(), Path::new("/dev/null"))?;
+        let mut wstap = Self::start(
+            side,
+            binary,
+            &[&args[..], more].concat(),
+            Path::new("/dev/null"),
+        )?;
         let begun = Instant::now();
         while !side.within(|| Ok(matches!(http::get(LISTEN.into(), "/readyz"), Ok((200, _)))))? {
             wstap.wait(begun)?;
@@ -65,7 +70,8 @@ impl<'a> Wstap<'a> {
 
     fn start(side: &'a Side, binary: &Path, args: &[&str], out: &Path) -> Result<Self> {
         let log = workspace::target().join(format!("{}-wstap.log", side.namespace));
-        let errors = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let errors =
+            File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let out = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;
         let mut command = side.command(binary);
         command
@@ -81,7 +87,13 @@ impl<'a> Wstap<'a> {
         };
         let begun = Instant::now();
         loop {
-            if let Some(program) = attached(side, OURS)? {
+            // By a link where there is TCX, else by a filter.
+            let linked = wstap.process.at_ingress().ok().flatten();
+            let program = match linked {
+                Some(program) => Some(program),
+                None => attached(side, OURS)?,
+            };
+            if let Some(program) = program {
                 wstap.program = program;
                 return Ok(wstap);
             }
@@ -177,10 +189,20 @@ impl Metrics {
     /// Packets by what the kernel program did with them.
     pub fn packets(&self) -> BTreeMap<&'static str, f64> {
         let verdicts = [
-            "not_tcp", "ignored", "undecided", "passed", "walked", "set_aside", "sampled", "missed",
+            "not_tcp",
+            "ignored",
+            "undecided",
+            "passed",
+            "walked",
+            "set_aside",
+            "sampled",
+            "missed",
         ];
         let of = |verdict| self.sum("wstap_kernel_packets_total", &[("verdict", verdict)]);
-        verdicts.into_iter().map(|verdict| (verdict, of(verdict))).collect()
+        verdicts
+            .into_iter()
+            .map(|verdict| (verdict, of(verdict)))
+            .collect()
     }
 
     /// Directions that have lost their place and not found it again.
@@ -200,7 +222,9 @@ mod tests {
     fn sums_samples_by_their_labels() {
         let text = "# TYPE lost counter\nlost{reason=\"a b\",way=\"x\"} 2\nlost{reason=\"c\"} 3\n\
                     losses 9\nplain 7\n";
-        let metrics = Metrics { text: text.to_owned() };
+        let metrics = Metrics {
+            text: text.to_owned(),
+        };
         assert_eq!(metrics.sum("lost", &[]), 5.0);
         assert_eq!(metrics.sum("lost", &[("reason", "a b")]), 2.0);
         assert_eq!(metrics.sum("plain", &[]), 7.0);

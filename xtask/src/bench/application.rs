@@ -118,7 +118,10 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
             interval: left.interval,
             unit: "",
             required: case.left.map(Required::AtLeast),
-            note: format!("{} pairs; without: {rate:.0} frames/s, {payload:.0} MB/s", bench.pairs),
+            note: format!(
+                "{} pairs; without: {rate:.0} frames/s, {payload:.0} MB/s",
+                bench.pairs
+            ),
         });
     }
     for (case, watched) in CASES.iter().zip(&watched) {
@@ -131,7 +134,10 @@ fn rows_of(case: &Case, watched: &Watched) -> Vec<Row> {
     let mut rows = vec![counted(case.name, &watched.sent, &watched.counted)];
     let payload: u64 = watched.sent.iter().map(Sent::all_bytes).sum();
     rows.push(Row {
-        figure: format!("`run`: bytes through the ring per payload byte: {}", case.name),
+        figure: format!(
+            "`run`: bytes through the ring per payload byte: {}",
+            case.name
+        ),
         measured: watched.ring as f64 / payload as f64 * 100.0,
         interval: None,
         unit: "%",
@@ -177,10 +183,7 @@ fn alone(bench: &Bench) -> Result<[f64; CASES.len()]> {
     Ok(rates)
 }
 
-fn with_agent(
-    bench: &Bench,
-    watched: &mut [Watched; CASES.len()],
-) -> Result<[f64; CASES.len()]> {
+fn with_agent(bench: &Bench, watched: &mut [Watched; CASES.len()]) -> Result<[f64; CASES.len()]> {
     let agent = Wstap::run(&bench.pair.server, bench.wstap, &[])?;
     let mut ledger = Ledger::new(bench);
     let mut rates = [f64::NAN; CASES.len()];

@@ -1,5 +1,6 @@
 //! Processes of a measurement: they do not outlive their owner, and what they take is known.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const PRODUCER_OFFSET: &str = "00001000";
 /// How `/proc` names a map that is mapped.
 const MAP: &str = "anon_inode:bpf-map";
+/// `BPF_TCX_INGRESS`, by its number.
+const INGRESS: &str = "46";
 
 /// A process that does not outlive its owner.
 pub struct Guarded {
@@ -110,6 +113,36 @@ impl Guarded {
         })
     }
 
+    /// What the kernel says of each of its files: the lines `name: value`.
+    fn files(&self) -> Result<Vec<BTreeMap<String, String>>> {
+        let folder = format!("/proc/{}/fdinfo", self.pid());
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))?;
+        // One may be closed meanwhile.
+        let texts = entries.filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok());
+        Ok(texts.map(|text| fields(&text)).collect())
+    }
+
+    /// The program that it has linked to ingress by TCX.
+    pub fn at_ingress(&self) -> Result<Option<u64>> {
+        let files = self.files()?;
+        let mut links = files.iter().filter(|file| {
+            file.get("link_type").is_some_and(|kind| kind == "tcx")
+                && file
+                    .get("attach_type")
+                    .is_some_and(|kind| kind.contains(INGRESS))
+        });
+        Ok(links.find_map(|link| link.get("prog_id")?.parse().ok()))
+    }
+
+    /// Numbers of the programs and maps that it holds.
+    pub fn objects(&self) -> Result<[BTreeSet<u64>; 2]> {
+        let files = self.files()?;
+        Ok(["prog_id", "map_id"].map(|name| {
+            let numbers = files.iter().filter_map(|file| file.get(name)?.parse().ok());
+            numbers.collect()
+        }))
+    }
+
     /// Bytes that have been written to its ring buffer of this size since that was made, headers,
     /// padding and all: the producer's position, which every reader has mapped.
     pub fn ring_position(&self, size: u64) -> Result<u64> {
@@ -161,6 +194,13 @@ fn producer(line: &str, size: u64) -> Option<u64> {
     (is_ring && to.checked_sub(from)? >= 2 * size).then_some(from)
 }
 
+/// The lines `name: value` of a text.
+fn fields(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    let pairs = pairs.map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+    pairs.collect()
+}
+
 /// Processor time of the children that were waited for.
 fn of_children() -> Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot ask what was used")?;
@@ -171,6 +211,13 @@ fn of_children() -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_read() {
+        let fields = fields("link_type:\ttcx\nprog_id:\t41\nattach_type:\t46 (ingress)\n");
+        assert_eq!(fields["link_type"], "tcx");
+        assert_eq!(fields["prog_id"], "41");
+    }
 
     #[test]
     fn the_rings_producer_is_found_among_mappings() {

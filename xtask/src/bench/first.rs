@@ -51,7 +51,10 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
         interval: time.interval,
         unit: "ms",
         required: Some(Required::AtMost(300.0)),
-        note: format!("{} starts of `trace`, loading and verifying included", times.len()),
+        note: format!(
+            "{} starts of `trace`, loading and verifying included",
+            times.len()
+        ),
     }])
 }
 

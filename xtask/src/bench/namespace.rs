@@ -137,7 +137,10 @@ impl Pair {
 
     fn address(side: &Side, address: &str) -> String {
         let (namespace, device) = (&side.namespace, &side.device);
-        format!("-n {namespace} addr add {address}/{} dev {device}", Self::NETWORK)
+        format!(
+            "-n {namespace} addr add {address}/{} dev {device}",
+            Self::NETWORK
+        )
     }
 
     /// Where the server listens.

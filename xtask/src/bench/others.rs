@@ -53,7 +53,13 @@ struct Taken {
 /// All figures of the group.
 pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for tool in [Tool::Run, Tool::Trace, Tool::Tcpdump, Tool::Tshark, Tool::Suricata] {
+    for tool in [
+        Tool::Run,
+        Tool::Trace,
+        Tool::Tcpdump,
+        Tool::Tshark,
+        Tool::Suricata,
+    ] {
         if let Some(why) = tool.is_missing()? {
             eprintln!("{} is left out: {why}", tool.name());
             continue;
@@ -69,7 +75,11 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
             for round in 0..bench.pairs {
                 bench.progress(&format!("{}, {name}", tool.name()), round);
                 let before = round % 2 == 0;
-                let first = if before { Some(rate(&bench.client(load)?)) } else { None };
+                let first = if before {
+                    Some(rate(&bench.client(load)?))
+                } else {
+                    None
+                };
                 let with = tool.watch(bench, load, &mut taken)?;
                 let without = match first {
                     Some(rate) => rate,
@@ -100,7 +110,12 @@ impl Taken {
         let reported = format!("{:.0} of {}", self.reported, self.frames);
         vec![
             row("CPU per million frames", &self.cpu, "s", String::new()),
-            row("throughput left", &self.left, "", format!("{} pairs", self.left.len())),
+            row(
+                "throughput left",
+                &self.left,
+                "",
+                format!("{} pairs", self.left.len()),
+            ),
             row(tool.reports(), &[share], "", reported),
         ]
     }
@@ -134,7 +149,11 @@ impl Tool {
         Ok(match self {
             Self::Run | Self::Trace => None,
             Self::Tcpdump | Self::Tshark => {
-                let program = if self == Self::Tcpdump { "tcpdump" } else { "tshark" };
+                let program = if self == Self::Tcpdump {
+                    "tcpdump"
+                } else {
+                    "tshark"
+                };
                 let missing = process::find(program).is_none();
                 missing.then(|| "it is not installed".to_owned())
             }
@@ -174,20 +193,27 @@ impl Tool {
             Self::Tcpdump | Self::Tshark | Self::Suricata => {
                 let errors = bench.folder.join("others.err");
                 let mut command = self.command(bench)?;
-                command.stdout(File::create(&out)?).stderr(File::create(&errors)?);
+                command
+                    .stdout(File::create(&out)?)
+                    .stderr(File::create(&errors)?);
                 let mut process = Guarded::spawn(&mut command)?;
                 self.wait(bench, &mut process)?;
                 let begun = process.cpu()?;
                 let done = bench.client(load)?;
                 at_rest(&process)?;
                 // With what its own children took, as soon as they have ended.
-                let cpu = process.stop(Signal::SIGINT, PATIENCE)?.saturating_sub(begun);
+                let cpu = process
+                    .stop(Signal::SIGINT, PATIENCE)?
+                    .saturating_sub(begun);
                 let sent = [done.sent, bench.server.sent() - before];
                 let said = fs::read_to_string(&errors).unwrap_or_default();
                 let (seen, of) = match self {
                     Self::Tcpdump => packets(&said)?,
                     Self::Tshark => (lines(&out, tshark_frames)?, frames(&sent)),
-                    _ => (lines(&bench.folder.join("eve.json"), suricata_frames)?, frames(&sent)),
+                    _ => (
+                        lines(&bench.folder.join("eve.json"), suricata_frames)?,
+                        frames(&sent),
+                    ),
                 };
                 taken.add(cpu, &sent, seen as f64, of);
                 Ok(rate(&done))
@@ -207,7 +233,15 @@ impl Tool {
             Self::Tshark => {
                 let mut command = side.command("tshark");
                 // A line for each segment with frames, with their opcodes and lengths.
-                command.args(["-n", "-i", device, "-d", "tcp.port==9000,http", "-Y", "websocket"]);
+                command.args([
+                    "-n",
+                    "-i",
+                    device,
+                    "-d",
+                    "tcp.port==9000,http",
+                    "-Y",
+                    "websocket",
+                ]);
                 command.args(["-T", "fields", "-e", "tcp.stream", "-e", "websocket.opcode"]);
                 command.args(["-e", "websocket.payload_length"]);
                 command
@@ -220,7 +254,11 @@ impl Tool {
                 let configuration = bench.folder.join("suricata.yaml");
                 fs::write(&configuration, oracle::SURICATA)?;
                 let mut command = side.command("suricata");
-                command.arg("-c").arg(&configuration).arg("-l").arg(bench.folder);
+                command
+                    .arg("-c")
+                    .arg(&configuration)
+                    .arg("-l")
+                    .arg(bench.folder);
                 command.args(["-S", "/dev/null", "-k", "none", "--af-packet"]);
                 command.arg(format!("--af-packet={device}"));
                 command

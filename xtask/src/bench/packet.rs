@@ -62,7 +62,10 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
         ("TCP, no WebSocket, 16 KiB", Kind::Tcp(16 << 10), 90.0),
         (
             "segment inside a payload",
-            Kind::WebSocket { payload: LARGE, together: 1 },
+            Kind::WebSocket {
+                payload: LARGE,
+                together: 1,
+            },
             90.0,
         ),
     ];
@@ -74,7 +77,10 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
             samples.push(sample(bench, *kind, &agent, &empty, &mut ledger)?);
         }
         for (&together, samples) in TOGETHER.iter().zip(&mut frames) {
-            let kind = Kind::WebSocket { payload: SMALL, together };
+            let kind = Kind::WebSocket {
+                payload: SMALL,
+                together,
+            };
             samples.push(sample(bench, kind, &agent, &empty, &mut ledger)?);
         }
     }
@@ -85,11 +91,21 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
 
     let mut rows = Vec::new();
     for ((name, _, most), samples) in once.iter().zip(&samples) {
-        rows.push(row(name, middle(samples.iter().map(|one| one.beyond)), *most, samples));
+        rows.push(row(
+            name,
+            middle(samples.iter().map(|one| one.beyond)),
+            *most,
+            samples,
+        ));
     }
     if let Some(single) = frames.first() {
         let beyond = middle(single.iter().map(|one| one.beyond));
-        rows.push(row("segment with one frame, tallied", beyond, 180.0, single));
+        rows.push(row(
+            "segment with one frame, tallied",
+            beyond,
+            180.0,
+            single,
+        ));
     }
     // A line through what the same round has measured: the machine is the same in it.
     let rounds = (0..bench.pairs).map(|round| {
@@ -101,18 +117,35 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
         line(&points).1
     });
     let last = frames.last().map(Vec::as_slice).unwrap_or_default();
-    rows.push(row("each further frame in a segment (64 B)", middle(rounds), 12.0, last));
-    rows.push(counted("the loads of the group kernel", &sent, &metrics.counted()));
+    rows.push(row(
+        "each further frame in a segment (64 B)",
+        middle(rounds),
+        12.0,
+        last,
+    ));
+    rows.push(counted(
+        "the loads of the group kernel",
+        &sent,
+        &metrics.counted(),
+    ));
     Ok(rows)
 }
 
 /// What `trace` costs.
 fn recorded(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     let flags = ["--attach", "tcx", "--ring-buffer", LARGE_RING];
-    let tracer = Wstap::trace(&bench.pair.server, bench.wstap, Path::new("/dev/null"), &flags)?;
+    let tracer = Wstap::trace(
+        &bench.pair.server,
+        bench.wstap,
+        Path::new("/dev/null"),
+        &flags,
+    )?;
     let empty = Empty::attach(&bench.pair.server, object)?;
     let mut ledger = Ledger::new(bench);
-    let kind = Kind::WebSocket { payload: SMALL, together: 1 };
+    let kind = Kind::WebSocket {
+        payload: SMALL,
+        together: 1,
+    };
     let mut samples = Vec::new();
     for round in 0..bench.pairs {
         bench.progress("kernel time a packet, traced", round);
@@ -121,7 +154,12 @@ fn recorded(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     drop(empty);
     let said = tracer.stop(Signal::SIGINT)?;
     let beyond = middle(samples.iter().map(|one| one.beyond));
-    let mut row = row("segment with one frame, with a record", beyond, 260.0, &samples);
+    let mut row = row(
+        "segment with one frame, with a record",
+        beyond,
+        260.0,
+        &samples,
+    );
     // Where many were lost, this is too low.
     row.note += &format!("; the tracer: {}", said.lines().last().unwrap_or_default());
     Ok(vec![row])
@@ -159,7 +197,12 @@ fn sample(
         Kind::Udp => bench.plain(true, 64, amount)?,
         Kind::Tcp(size) => bench.plain(false, size, amount)?,
         Kind::WebSocket { payload, together } => {
-            let load = Load { payload, together, echo: false, amount };
+            let load = Load {
+                payload,
+                together,
+                echo: false,
+                amount,
+            };
             let done = bench.client(load)?;
             frames = done.sent.frames[usize::from(traffic::opcode::BINARY)];
             ledger.add(&done);

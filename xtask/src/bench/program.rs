@@ -73,9 +73,11 @@ fn bpftool(args: &[&str]) -> Result<Value> {
 pub fn named(object: &str, prefix: &str) -> Result<Vec<u64>> {
     let shown = bpftool(&[object, "show"])?;
     let all = shown.as_array().map(Vec::as_slice).unwrap_or_default();
-    let ours = all
-        .iter()
-        .filter(|one| one["name"].as_str().is_some_and(|name| name.starts_with(prefix)));
+    let ours = all.iter().filter(|one| {
+        one["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with(prefix))
+    });
     Ok(ours.filter_map(|one| one["id"].as_u64()).collect())
 }
 
@@ -84,7 +86,7 @@ pub fn maps() -> Result<Vec<u64>> {
     named("map", "")
 }
 
-/// The number of the program of this name that is attached to a side's device.
+/// The number of the program of this name that a filter of a side's device has.
 pub fn attached(side: &Side, name: &str) -> Result<Option<u64>> {
     let mut command = side.command("bpftool");
     command.args(["-j", "net", "show", "dev", &side.device]);

@@ -28,7 +28,12 @@ pub fn check(bench: &Bench) -> Result<()> {
         bench.plain(true, 64, Amount::Writes(100))?;
         bench.plain(false, 16 << 10, Amount::Writes(100))?;
         let amount = Amount::For(bench.sample);
-        ledger.add(&bench.client(Load { payload, together, echo, amount })?);
+        ledger.add(&bench.client(Load {
+            payload,
+            together,
+            echo,
+            amount,
+        })?);
         let sent = ledger.sent(bench);
         let name = format!("`run` at full speed, up to and with {name}");
         rows.push(counted(&name, &sent, &agent.settled(&sent)?.counted()));
@@ -40,7 +45,12 @@ pub fn check(bench: &Bench) -> Result<()> {
     let mut ledger = Ledger::new(bench);
     for (_, payload, together, echo, writes) in LOADS {
         let amount = Amount::Writes(writes);
-        ledger.add(&bench.client(Load { payload, together, echo, amount })?);
+        ledger.add(&bench.client(Load {
+            payload,
+            together,
+            echo,
+            amount,
+        })?);
         at_rest(&tracer.process)?;
     }
     let said = tracer.stop(Signal::SIGINT)?;
@@ -49,7 +59,11 @@ pub fn check(bench: &Bench) -> Result<()> {
     rows.push(traced);
 
     println!("{}", table::text(&rows));
-    match rows.iter().filter(|row| row.is_reached() == Some(false)).count() {
+    match rows
+        .iter()
+        .filter(|row| row.is_reached() == Some(false))
+        .count()
+    {
         0 => Ok(()),
         wrong => bail!("{wrong} counts are not what was sent"),
     }

@@ -63,8 +63,7 @@ pub struct Row {
 impl Row {
     /// Whether it is what it has to be; `None` where nothing is required.
     pub fn is_reached(&self) -> Option<bool> {
-        self.required
-            .map(|required| required.is_met(self.measured))
+        self.required.map(|required| required.is_met(self.measured))
     }
 
     fn cells(&self) -> [String; 6] {
@@ -147,7 +146,8 @@ pub fn text(rows: &[Row]) -> String {
 pub fn write_json(path: &Path, about: &Value, rows: &[Row]) -> Result<()> {
     let rows: Vec<_> = rows.iter().map(Row::json).collect();
     let all = json!({ "about": about, "rows": rows });
-    fs::write(path, format!("{all:#}\n")).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, format!("{all:#}\n"))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

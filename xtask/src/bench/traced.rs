@@ -111,7 +111,10 @@ fn rows_of(bench: &Bench, case: &Case) -> Result<Vec<Row>> {
             unit: "s",
             // Of large frames there are too few for the timers not to show.
             required: (case.payload <= 64).then_some(Required::AtMost(1.0)),
-            note: format!("frames sent, in bursts of {}", case.writes * case.together as u64),
+            note: format!(
+                "frames sent, in bursts of {}",
+                case.writes * case.together as u64
+            ),
         },
         Row {
             figure: format!("`trace -o json`: frames reported / sent: {name}"),

@@ -167,7 +167,9 @@ pub fn client(server: SocketAddr, load: Load) -> Result<Done> {
     while !load.amount.is_reached(begun, writes) && !interrupt::raised() {
         stream.write_all(&block).context("cannot write frames")?;
         if load.echo {
-            stream.read_exact(&mut reply).context("cannot read the echo")?;
+            stream
+                .read_exact(&mut reply)
+                .context("cannot read the echo")?;
         }
         writes += 1;
     }
@@ -362,7 +364,10 @@ fn serve(mut stream: TcpStream, sum: &Mutex<Sent>) -> Result<()> {
                 drain(&mut stream)?;
                 return Ok(());
             }
-            write_all(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+            write_all(
+                &mut stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            )?;
             continue;
         };
         if path == "/refused" {

@@ -43,7 +43,12 @@ fn case(bench: &Bench, name: &str, load: Load) -> Result<Vec<Row>> {
     let mut ledger = Ledger::new(bench);
     let (done, time, lost_for) = thread::scope(|scope| {
         let address = bench.address();
-        let client = scope.spawn(move || bench.pair.client.within(|| super::traffic::client(address, load)));
+        let client = scope.spawn(move || {
+            bench
+                .pair
+                .client
+                .within(|| super::traffic::client(address, load))
+        });
         let begun = Instant::now();
         let (mut last, mut lost_for, mut was_lost) = (begun, Duration::ZERO, false);
         while !client.is_finished() {
