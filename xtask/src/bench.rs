@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 
 use self::namespace::Pair;
 use self::table::{Required, Row};
-use self::traffic::{Amount, Done, Load, Sent, Server};
+use self::traffic::{Amount, Done, Load, Plain, Sent, Server};
 use crate::{build, interrupt, process, workspace};
 
 /// Where the server listens.
@@ -109,11 +109,11 @@ impl Bench<'_> {
     }
 
     /// Sends what is no WebSocket.
-    fn plain(&self, udp: bool, size: usize, amount: Amount) -> Result<()> {
+    fn plain(&self, kind: Plain, size: usize, amount: Amount) -> Result<()> {
         interrupt::check()?;
         let address = self.address();
         let client = &self.pair.client;
-        client.within(|| traffic::plain(address, udp, size, amount))?;
+        client.within(|| traffic::plain(address, kind, size, amount))?;
         interrupt::check()
     }
 

@@ -12,7 +12,7 @@ use super::agent::Wstap;
 use super::program::{Empty, Runs, Statistics, empty_object};
 use super::statistics::{Middle, line, median, middle};
 use super::table::{Required, Row};
-use super::traffic::{self, Amount, Load};
+use super::traffic::{Amount, Load, Plain, opcode};
 use super::{Bench, Ledger, counted};
 
 /// Holds what a second of small frames leaves: a record that finds no room costs less than one that
@@ -28,8 +28,7 @@ const LARGE: usize = 16 << 20;
 
 #[derive(Clone, Copy)]
 enum Kind {
-    Udp,
-    Tcp(usize),
+    Plain(Plain, usize),
     WebSocket { payload: usize, together: usize },
 }
 
@@ -57,9 +56,10 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     let empty = Empty::attach(&bench.pair.server, object)?;
     let mut ledger = Ledger::new(bench);
     let once = [
-        ("not TCP (UDP, 64 B)", Kind::Udp, 20.0),
-        ("TCP, no WebSocket, 64 B", Kind::Tcp(64), 90.0),
-        ("TCP, no WebSocket, 16 KiB", Kind::Tcp(16 << 10), 90.0),
+        ("not TCP (UDP, 64 B)", Kind::Plain(Plain::Udp, 64), 20.0),
+        ("TCP, no WebSocket, 64 B", Kind::Plain(Plain::Tcp, 64), 90.0),
+        ("TCP, no WebSocket, 16 KiB", Kind::Plain(Plain::Tcp, 16 << 10), 90.0),
+        ("TCP, no WebSocket, HTTP body", Kind::Plain(Plain::Http, 16 << 10), 90.0),
         (
             "segment inside a payload",
             Kind::WebSocket {
@@ -194,8 +194,7 @@ fn sample(
     let amount = Amount::For(bench.sample);
     let mut frames = 0;
     match kind {
-        Kind::Udp => bench.plain(true, 64, amount)?,
-        Kind::Tcp(size) => bench.plain(false, size, amount)?,
+        Kind::Plain(kind, size) => bench.plain(kind, size, amount)?,
         Kind::WebSocket { payload, together } => {
             let load = Load {
                 payload,
@@ -204,7 +203,7 @@ fn sample(
                 amount,
             };
             let done = bench.client(load)?;
-            frames = done.sent.frames[usize::from(traffic::opcode::BINARY)];
+            frames = done.sent.frames[usize::from(opcode::BINARY)];
             ledger.add(&done);
         }
     }

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::agent::Wstap;
 use super::table;
 use super::traced::{at_rest, reported};
-use super::traffic::{Amount, Load};
+use super::traffic::{Amount, Load, Plain};
 use super::{Bench, Ledger, counted};
 
 /// Payload, frames a write, echoed, and writes that a tracer keeps up with.
@@ -25,8 +25,9 @@ pub fn check(bench: &Bench) -> Result<()> {
     let agent = Wstap::run(&bench.pair.server, bench.wstap, &[])?;
     let mut ledger = Ledger::new(bench);
     for (name, payload, together, echo, _) in LOADS {
-        bench.plain(true, 64, Amount::Writes(100))?;
-        bench.plain(false, 16 << 10, Amount::Writes(100))?;
+        for kind in [Plain::Udp, Plain::Tcp, Plain::Http] {
+            bench.plain(kind, 1024, Amount::Writes(100))?;
+        }
         let amount = Amount::For(bench.sample);
         ledger.add(&bench.client(Load {
             payload,

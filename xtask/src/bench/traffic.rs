@@ -260,13 +260,24 @@ fn read_head(stream: &mut TcpStream) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
-/// Sends datagrams or a TCP stream that is no WebSocket, to a [`Server`] or its [`Drain`].
-pub fn plain(server: SocketAddr, udp: bool, size: usize, amount: Amount) -> Result<()> {
+/// What is no WebSocket.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Plain {
+    /// Datagrams.
+    Udp,
+    /// A TCP stream that begins with nothing known.
+    Tcp,
+    /// The body of a request: others may follow it, and one of them ask for a WebSocket.
+    Http,
+}
+
+/// Sends payloads of this size to a [`Server`].
+pub fn plain(server: SocketAddr, kind: Plain, size: usize, amount: Amount) -> Result<()> {
     let payload = vec![b'.'; size];
     let begun = Instant::now();
     let mut writes = 0;
     let enough = |writes| amount.is_reached(begun, writes) || interrupt::raised();
-    if udp {
+    if kind == Plain::Udp {
         let socket = UdpSocket::bind("0.0.0.0:0").context("cannot make a socket")?;
         socket.connect(server).context("cannot connect")?;
         while !enough(writes) {
@@ -275,9 +286,14 @@ pub fn plain(server: SocketAddr, udp: bool, size: usize, amount: Amount) -> Resu
         }
         return Ok(());
     }
-    let mut stream = connect(server)?;
-    // The server drains whatever asks for no WebSocket.
-    write_all(&mut stream, "POST /plain HTTP/1.1\r\nHost: plain\r\n\r\n")?;
+    let mut stream = if kind == Plain::Http {
+        let mut stream = connect(server)?;
+        let head = "POST /upload HTTP/1.1\r\nHost: plain\r\nTransfer-Encoding: chunked\r\n\r\n";
+        write_all(&mut stream, head)?;
+        stream
+    } else {
+        connect(plain_address(server))?
+    };
     while !enough(writes) {
         stream.write_all(&payload).context("cannot write")?;
         writes += 1;
@@ -287,52 +303,74 @@ pub fn plain(server: SocketAddr, udp: bool, size: usize, amount: Amount) -> Resu
     Ok(())
 }
 
+/// Where a server drains whatever comes.
+fn plain_address(server: SocketAddr) -> SocketAddr {
+    SocketAddr::new(server.ip(), server.port() + 1)
+}
+
 /// A server, until it is dropped. Its connections end with their clients.
 pub struct Server {
     stop: Arc<AtomicBool>,
-    listening: Option<JoinHandle<()>>,
+    listening: Vec<JoinHandle<()>>,
     sent: Arc<Mutex<Sent>>,
 }
 
 impl Server {
-    /// Listens for TCP and UDP, and serves each connection in a thread of its own.
+    /// Listens for TCP and UDP, and at the next port for TCP that is no WebSocket.
     pub fn start(side: &Side, address: SocketAddr) -> Result<Self> {
-        let (listener, datagrams) = side.within(|| {
+        let bind = |address| {
             let listener =
                 TcpListener::bind(address).with_context(|| format!("cannot bind {address}"))?;
+            listener.set_nonblocking(true)?;
+            Ok::<_, anyhow::Error>(listener)
+        };
+        let (listener, plain, datagrams) = side.within(|| {
             let datagrams =
                 UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))?;
-            listener.set_nonblocking(true)?;
             datagrams.set_read_timeout(Some(Duration::from_millis(100)))?;
-            Ok((listener, datagrams))
+            Ok((bind(address)?, bind(plain_address(address))?, datagrams))
         })?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(Mutex::new(Sent::default()));
-        let (stopped, sum) = (Arc::clone(&stop), Arc::clone(&sent));
-        let drained = Arc::clone(&stop);
-        thread::spawn(move || {
+        let mut server = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            listening: Vec::new(),
+            sent: Arc::new(Mutex::new(Sent::default())),
+        };
+        let stop = Arc::clone(&server.stop);
+        server.listening.push(thread::spawn(move || {
             let mut buffer = [0; 65_536];
-            while !drained.load(Relaxed) {
+            while !stop.load(Relaxed) {
                 let _ = datagrams.recv(&mut buffer);
             }
+        }));
+        let sum = Arc::clone(&server.sent);
+        server.accept(listener, move |stream| serve(stream, &sum));
+        server.accept(plain, |mut stream| {
+            stream.set_nonblocking(false)?;
+            patient(&stream)?;
+            drain(&mut stream).map(drop)
         });
-        let listening = thread::spawn(move || {
-            while !stopped.load(Relaxed) {
+        Ok(server)
+    }
+
+    /// Has each connection served in a thread of its own.
+    fn accept(
+        &mut self,
+        listener: TcpListener,
+        serve: impl Fn(TcpStream) -> Result<()> + Clone + Send + 'static,
+    ) {
+        let stop = Arc::clone(&self.stop);
+        self.listening.push(thread::spawn(move || {
+            while !stop.load(Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        let sum = Arc::clone(&sum);
+                        let serve = serve.clone();
                         // What goes wrong here shows at the client, which knows what it wanted.
-                        thread::spawn(move || serve(stream, &sum));
+                        thread::spawn(move || serve(stream));
                     }
                     Err(_) => thread::sleep(LOOK),
                 }
             }
-        });
-        Ok(Self {
-            stop,
-            listening: Some(listening),
-            sent,
-        })
+        }));
     }
 
     /// What all connections have sent. What belongs to a connection is in it before the client sees the
@@ -345,8 +383,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some(listening) = self.listening.take() {
-            let _ = listening.join();
+        for thread in self.listening.drain(..) {
+            let _ = thread.join();
         }
     }
 }
@@ -360,7 +398,7 @@ fn serve(mut stream: TcpStream, sum: &Mutex<Sent>) -> Result<()> {
             .lines()
             .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
         let Some(key) = key else {
-            if path == "/plain" {
+            if path == "/upload" {
                 drain(&mut stream)?;
                 return Ok(());
             }
