@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod http;
+mod interrupt;
 mod kernels;
 mod measure;
 mod oracle;
@@ -16,7 +17,6 @@ mod resync;
 mod run;
 mod setup;
 mod test;
-mod traffic;
 mod workspace;
 
 use std::process::ExitCode;
@@ -91,32 +91,13 @@ enum Command {
     /// How a direction gets back in sync: frames lost behind a lost header, the rate of false sync, and
     /// what the search costs
     Resync(resync::Args),
-    /// Kernel time a packet, beyond an empty program's
-    BenchPacket {
-        /// Rounds of each measurement; the table shows the medians
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
-        rounds: u16,
-    },
-    /// Memory of agent and kernel with many WebSockets open, and what a packet costs then
-    BenchScale {
-        /// WebSockets
-        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-        connections: u32,
-        /// Pairs of blocks of packets; the table shows medians
-        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=100))]
-        rounds: u16,
-    },
+    /// What wstap costs: kernel time a packet, throughput left, what is counted, copied and taken
+    Bench(bench::Args),
     /// How fast captures are read, beside what else reads them, and in how much memory
     BenchRead(bench_read::Args),
     /// What a program takes
     #[command(hide = true)]
     Measure(measure::Args),
-    /// One end of the traffic of a measurement
-    #[command(hide = true)]
-    Traffic {
-        #[command(subcommand)]
-        role: traffic::Role,
-    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -147,14 +128,9 @@ fn main() -> ExitCode {
         } => fuzz::command(&target, duration, keep),
         Command::Kernels(args) => kernels::command(&args),
         Command::Resync(args) => resync::command(&args),
-        Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
-        Command::BenchScale {
-            connections,
-            rounds,
-        } => bench::scale::command(connections, usize::from(rounds)),
+        Command::Bench(args) => bench::command(&args),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),
-        Command::Traffic { role } => traffic::command(role),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
