@@ -125,7 +125,13 @@ pub fn rows(bench: &Bench<'_>) -> Result<Vec<Row>> {
                 ),
             )
         },
-        row("time of a scrape", median(scrapes), "ms", None, String::new()),
+        row(
+            "time of a scrape",
+            median(scrapes),
+            "ms",
+            None,
+            String::new(),
+        ),
         row(
             "processor time of the agent, nothing happening",
             idle.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
@@ -179,14 +185,20 @@ struct Memory {
 }
 
 fn memory(pid: Pid) -> Result<Memory> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).context("cannot read its mappings")?;
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/smaps")).context("cannot read its mappings")?;
     let mut memory = Memory { own: 0, maps: 0 };
     let mut is_map = false;
     for line in text.lines() {
         if let Some(resident) = number(line, "Rss:") {
-            let sum = if is_map { &mut memory.maps } else { &mut memory.own };
+            let sum = if is_map {
+                &mut memory.maps
+            } else {
+                &mut memory.own
+            };
             *sum += resident << 10;
-        } else if line.starts_with(|first: char| first.is_ascii_hexdigit() && !first.is_uppercase()) {
+        } else if line.starts_with(|first: char| first.is_ascii_hexdigit() && !first.is_uppercase())
+        {
             is_map = line.ends_with("bpf-map");
         }
     }

@@ -113,7 +113,13 @@ impl Crowd {
         say(Client, SYN, client, 0, b"")?;
         say(Server, SYN | ACK, server, client + 1, b"")?;
         say(Client, ACK, client + 1, server + 1, b"")?;
-        say(Client, PSH | ACK, client + 1, server + 1, request.as_bytes())?;
+        say(
+            Client,
+            PSH | ACK,
+            client + 1,
+            server + 1,
+            request.as_bytes(),
+        )?;
         say(Server, PSH | ACK, server + 1, asked, response.as_bytes())?;
         say(Client, ACK, asked, answered, b"")?;
         // {"op":"hello"}, masked with zeros; its answer; a ping and its pong.
@@ -134,7 +140,14 @@ impl Crowd {
         frame[0] = 0x81;
         frame[1] = SPOKEN as u8;
         let seq = self.sent[of as usize];
-        self.write(of, Who::Server, PSH | ACK, seq, initial(of, Who::Client) + 1, &frame);
+        self.write(
+            of,
+            Who::Server,
+            PSH | ACK,
+            seq,
+            initial(of, Who::Client) + 1,
+            &frame,
+        );
         self.sent[of as usize] = seq.wrapping_add(frame.len() as u32);
         injector.send(&self.buffer)
     }
