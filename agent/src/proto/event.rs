@@ -46,7 +46,7 @@ pub struct Connection {
     /// `Sec-WebSocket-Key` of the request. A proxy that passes the request on sends it again.
     pub key: Option<String>,
     /// Where a proxy passed the request on, as far as that was seen.
-    pub next_hop: Option<Hop>,
+    pub next_hop: Option<Box<Hop>>,
 }
 
 /// A connection, as another one names it.

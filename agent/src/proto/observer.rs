@@ -97,6 +97,8 @@ pub struct Observer {
     events: VecDeque<Event>,
     verdicts: VecDeque<Verdict>,
     tallies: Box<dyn Tallies>,
+    /// Connections that doze.
+    dozing: usize,
     /// Directions whose place the source may have to be told.
     cursors: Vec<(SlotId, u32, usize)>,
 }
@@ -225,6 +227,7 @@ impl Observer {
             events: VecDeque::new(),
             verdicts: VecDeque::new(),
             tallies: Box::new(NoTallies),
+            dozing: 0,
             cursors: Vec::new(),
         }
     }

@@ -4,7 +4,7 @@
 //! so much is kept as to go on as if nothing had been put away: some two hundred bytes instead of
 //! thousands. A connection wakes up before anything is done with it.
 
-use super::{Live, Observer, State, table::SlotId, walks::Walks};
+use super::{Live, Observer, State, table::{List, SlotId}, walks::Walks};
 use crate::proto::{
     flow::ConnId,
     packed::Packer,
@@ -30,7 +30,18 @@ impl Dozing {
     }
 }
 
+/// Connections with tallies that may be awake at a time, but for those in the midst of something: to
+/// wake one up takes about as long as a frame does.
+const AWAKE: usize = if cfg!(test) { 0 } else { 4096 };
+
 impl Observer {
+    /// Puts a connection away where many are awake.
+    pub(super) fn doze_if_crowded(&mut self, slot: SlotId) {
+        if self.table.len_of(List::Open).saturating_sub(self.dozing) > AWAKE {
+            self.doze(slot);
+        }
+    }
+
     /// Puts a connection away of which nothing is under way.
     pub(super) fn doze(&mut self, slot: SlotId) {
         let Some(entry) = self.table.get_mut(slot) else {
@@ -62,6 +73,7 @@ impl Observer {
             looked: walks.looked,
             packed: p.finish(),
         }));
+        self.dozing += 1;
     }
 
     /// Wakes a connection up if it dozes.
@@ -82,6 +94,7 @@ impl Observer {
             looked,
             packed,
         } = *dozing;
+        self.dozing = self.dozing.saturating_sub(1);
         let mut p = Packer::reader(packed);
         let session = Session::read(&key, quiet, &mut p);
         let mut tcp = TcpFlow::new();

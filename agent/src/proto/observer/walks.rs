@@ -194,9 +194,7 @@ impl Observer {
         self.deliver(slot, side, segment);
         if sample.tally != 0 {
             self.follow(slot, side, sample);
-            // Any time is the right time.
-            #[cfg(test)]
-            self.doze(slot);
+            self.doze_if_crowded(slot);
         }
     }
 
@@ -221,8 +219,7 @@ impl Observer {
         let ahead = walk.number.wrapping_sub(of.number).cast_signed();
         if is_open && ahead <= 0 && of.waiting.is_empty() {
             self.take_walk(slot, side, walk, entries);
-            #[cfg(test)]
-            self.doze(slot);
+            self.doze_if_crowded(slot);
             return;
         }
         of.waiting.push(Waiting::new(walk, entries));
@@ -239,8 +236,6 @@ impl Observer {
         for slot in walked {
             self.take_waiting(slot, true);
             self.heed(slot);
-            #[cfg(test)]
-            self.doze(slot);
         }
     }
 
@@ -553,6 +548,8 @@ impl Observer {
         }
         if settled {
             self.doze(slot);
+        } else {
+            self.doze_if_crowded(slot);
         }
     }
 
