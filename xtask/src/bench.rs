@@ -1,109 +1,201 @@
-//! `cargo xtask bench-packet`: what a packet costs in the kernel.
+//! `cargo xtask bench`: what wstap costs, in one table.
 //!
-//! Two network namespaces, a veth pair between them, bounded traffic in one direction. The kernel
-//! counts runs and nanoseconds of each program (`kernel.bpf_stats_enabled`); what a program costs is
-//! the difference to one that only returns, measured by the same traffic in the same minute.
+//! Client and server are in two network namespaces with a veth pair between them, wstap is at the
+//! server's end. Every figure is a ratio of two things that were measured one after the other in this
+//! run, a count, or a statistic that the kernel keeps: what else the machine does changes all figures a
+//! little and none by much. `docs/performance.md` says what each means.
 
-use std::collections::HashSet;
+mod agent;
+mod application;
+pub mod child;
+mod first;
+pub mod namespace;
+mod others;
+mod packet;
+pub mod program;
+mod quick;
+mod scale;
+pub mod statistics;
+pub mod table;
+mod traced;
+pub mod traffic;
+mod whole;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::process::Command as AsyncCommand;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use clap::ValueEnum;
+use serde_json::{Value, json};
 
-use crate::traffic::Kind;
-use crate::{build, process, setup, workspace};
+use self::namespace::Pair;
+use self::table::{Required, Row};
+use self::traffic::{Amount, Done, Load, Plain, Sent, Server};
+use crate::{build, interrupt, process, workspace};
 
-/// Switches the kernel's statistics of programs.
-const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+/// Where the server listens.
+const PORT: u16 = 9000;
 
-const SENDER: &str = "wstap-bench-send";
-const RECEIVER: &str = "wstap-bench-recv";
-/// The receiver's end of the veth pair, where the programs are.
-const DEVICE: &str = "bench-recv";
-const PEER: &str = "bench-send";
-/// Addresses for documentation (RFC 5737): nothing else has them, and nothing leaves the pair.
-const SENDER_ADDRESS: &str = "192.0.2.1/30";
-const RECEIVER_ADDRESS: &str = "192.0.2.2/30";
-const SERVER: &str = "192.0.2.2:9000";
-/// Of the agent, in the receiver's namespace.
-const LISTEN: &str = "127.0.0.1:9466";
-
-/// A record that finds no room costs less than one that does: nothing may be lost, however slow the
-/// agent.
-const RING_BUFFER: &str = "256M";
-
-/// The programs of wstap and of the comparison that see what arrives.
-const OURS: &str = "wstap_eth_in";
-const EMPTY: &str = "wstap_empty";
-
-/// Returns `TC_ACT_UNSPEC`, -1: the packet goes on to whatever comes next.
-const EMPTY_SOURCE: &str = r#"#![no_std]
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "classifier")]
-pub extern "C" fn wstap_empty(_: *const u8) -> i32 {
-    -1
-}
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-pub static LICENSE: [u8; 4] = *b"GPL\0";
-"#;
-
-/// How long wstap may take to attach, and to end.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// One run of traffic ends itself long before.
-const TRAFFIC_LIMIT: Duration = Duration::from_secs(60);
-
-struct Case {
-    name: &'static str,
-    kind: Kind,
-    size: usize,
-    count: u64,
+/// What is measured.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only this group of figures (repeatable)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Group>,
+    /// With and without wstap, so often; fewer than 15 pairs tell little
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pairs: u16,
+    /// How long one load is sent
+    #[arg(long, value_name = "SECONDS", default_value = "0.4", value_parser = crate::seconds)]
+    sample: Duration,
+    /// How long directions are watched at full speed in the group `whole`, in all
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = crate::seconds)]
+    full_speed: Duration,
+    /// Only see that everything is counted, in less than a minute: no figure, no judgement of speed
+    #[arg(long, conflicts_with_all = ["only", "json"])]
+    quick: bool,
+    /// Write the table as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The binary; built with optimisations if not given
+    #[arg(long, value_name = "PATH")]
+    wstap: Option<PathBuf>,
 }
 
-/// Each takes about a second or less. Packets are fewer than payloads where TCP and the stack join
-/// them. What a WebSocket carries fits into [`RING_BUFFER`] as a whole.
-const CASES: [Case; 5] = [
-    Case {
-        name: "UDP, 64 B",
-        kind: Kind::Udp,
-        size: 64,
-        count: 200_000,
-    },
-    Case {
-        name: "TCP, no WebSocket, 64 B",
-        kind: Kind::Tcp,
-        size: 64,
-        count: 300_000,
-    },
-    Case {
-        name: "TCP, no WebSocket, 16 KiB",
-        kind: Kind::Tcp,
-        size: 16 << 10,
-        count: 60_000,
-    },
-    Case {
-        name: "WebSocket, 64 B",
-        kind: Kind::Ws,
-        size: 64,
-        count: 200_000,
-    },
-    Case {
-        name: "WebSocket, 16 KiB",
-        kind: Kind::Ws,
-        size: 16 << 10,
-        count: 8_000,
-    },
-];
+/// Figures that are taken together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Group {
+    /// Kernel time a packet
+    Kernel,
+    /// Throughput left to the application; what `run` counts, copies and takes
+    Application,
+    /// Time that a direction is copied whole
+    Whole,
+    /// What `trace` reports, copies and takes
+    Trace,
+    /// Time to the first event
+    First,
+    /// A hundred thousand connections
+    Scale,
+    /// Others beside wstap
+    Others,
+}
 
-/// Measures and prints a table.
-pub fn command(rounds: usize) -> Result<()> {
+/// What all groups need.
+pub struct Bench<'a> {
+    pair: &'a Pair,
+    server: &'a Server,
+    wstap: &'a Path,
+    /// For files that are large.
+    folder: &'a Path,
+    pairs: usize,
+    sample: Duration,
+    full_speed: Duration,
+}
+
+impl Bench<'_> {
+    /// Where the server listens.
+    fn address(&self) -> SocketAddr {
+        Pair::address_of_server(PORT)
+    }
+
+    /// Plays a client.
+    fn client(&self, load: Load) -> Result<Done> {
+        interrupt::check()?;
+        let address = self.address();
+        let done = self.pair.client.within(|| traffic::client(address, load))?;
+        interrupt::check()?;
+        Ok(done)
+    }
+
+    /// Sends what is no WebSocket.
+    fn plain(&self, kind: Plain, size: usize, amount: Amount) -> Result<()> {
+        interrupt::check()?;
+        let address = self.address();
+        let client = &self.pair.client;
+        client.within(|| traffic::plain(address, kind, size, amount))?;
+        interrupt::check()
+    }
+
+    fn progress(&self, what: &str, round: usize) {
+        eprintln!("{what}: {} of {}", round + 1, self.pairs);
+    }
+}
+
+/// What both ends have sent since it was opened.
+struct Ledger {
+    client: Sent,
+    server_before: Sent,
+}
+
+impl Ledger {
+    fn new(bench: &Bench<'_>) -> Self {
+        Self {
+            client: Sent::default(),
+            server_before: bench.server.sent(),
+        }
+    }
+
+    fn add(&mut self, done: &Done) {
+        self.client += done.sent;
+    }
+
+    /// The clients' and the server's.
+    fn sent(&self, bench: &Bench<'_>) -> [Sent; 2] {
+        [self.client, bench.server.sent() - self.server_before]
+    }
+}
+
+/// Frames counted / sent, both directions, all opcodes, and the bytes with them.
+fn counted(name: &str, sent: &[Sent; 2], counted: &[Sent; 2]) -> Row {
+    let frames = |of: &[Sent; 2]| of.iter().map(Sent::all_frames).sum::<u64>();
+    let bytes = |of: &[Sent; 2]| of.iter().map(Sent::all_bytes).sum::<u64>();
+    // The sums may agree by accident: each opcode of each direction has to.
+    let ratio = frames(counted) as f64 / frames(sent) as f64;
+    let same = sent == counted;
+    Row {
+        figure: format!("frames counted / sent: {name}"),
+        measured: if same || ratio != 1.0 {
+            ratio
+        } else {
+            f64::NAN
+        },
+        interval: None,
+        unit: "",
+        required: Some(Required::Exactly(1.0)),
+        note: format!(
+            "frames {} of {}, payload bytes {} of {}",
+            frames(counted),
+            frames(sent),
+            bytes(counted),
+            bytes(sent)
+        ),
+    }
+}
+
+/// Folder that goes with what is in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Self> {
+        let path = workspace::target().join("xtask/bench");
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What stays is seen, and made anew by the next run.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What is needed besides wstap.
+pub fn require_tools() -> Result<()> {
     if !process::is_root() {
         bail!("namespaces and programs need root: run it as root, or with `sudo -E`");
     }
@@ -116,409 +208,118 @@ pub fn command(rounds: usize) -> Result<()> {
             bail!("{program} is missing: install the package {package}");
         }
     }
-    build::release_binary()?;
-    let empty = setup::link_probe("empty", EMPTY_SOURCE, &["wstap_empty", "LICENSE"])?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?
-        .block_on(async {
-            let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-            let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-            // Whichever ends first, the guards inside put everything back.
-            tokio::select! {
-                done = measure(rounds, &empty) => done,
-                _ = interrupt.recv() => bail!("interrupted"),
-                _ = terminate.recv() => bail!("terminated"),
-            }
-        })
+    Ok(())
 }
 
-async fn measure(rounds: usize, empty: &Path) -> Result<()> {
-    let _statistics = Statistics::on()?;
-    let _pair = Pair::make()?;
-    let mut results: Vec<[Vec<Sample>; 2]> = CASES.iter().map(|_| Default::default()).collect();
-    let mut lost = 0.0;
-    for round in 1..=rounds {
-        eprintln!("round {round} of {rounds}");
-        let filter = Filter::attach(empty)?;
-        for (case, result) in CASES.iter().zip(&mut results) {
-            result[0].push(sample(case, filter.program).await?);
+/// The binary that is meant: this one, or the one that is built now.
+pub fn binary(given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(path) => fs::canonicalize(path).with_context(|| format!("no {}", path.display())),
+        None => {
+            build::release_binary()?;
+            Ok(workspace::release_binary())
         }
-        drop(filter);
-        let agent = Agent::start().await?;
-        for (case, result) in CASES.iter().zip(&mut results) {
-            result[1].push(sample(case, agent.program).await?);
+    }
+}
+
+/// Measures and prints a table.
+pub fn command(args: &Args) -> Result<()> {
+    require_tools()?;
+    let wstap = binary(args.wstap.as_deref())?;
+    if args.quick {
+        return check(&wstap);
+    }
+    interrupt::catch()?;
+    let mut rows = Vec::new();
+    let done = with_bench(&wstap, args, |bench| groups(bench, &args.only, &mut rows));
+    // What was measured before something failed is not lost.
+    let about = about()?;
+    println!("{}", table::text(&rows));
+    println!("{}", about_text(&about));
+    if let Some(path) = &args.json {
+        table::write_json(path, &about, &rows)?;
+    }
+    done
+}
+
+/// Sees that everything is counted: what `cargo xtask test` runs.
+pub fn check(wstap: &Path) -> Result<()> {
+    interrupt::catch()?;
+    let args = Args {
+        only: Vec::new(),
+        pairs: 1,
+        sample: Duration::from_millis(300),
+        full_speed: Duration::from_secs(1),
+        quick: true,
+        json: None,
+        wstap: None,
+    };
+    with_bench(wstap, &args, quick::check)
+}
+
+fn with_bench<T>(
+    wstap: &Path,
+    args: &Args,
+    work: impl FnOnce(&Bench<'_>) -> Result<T>,
+) -> Result<T> {
+    let folder = Folder::make()?;
+    let pair = Pair::make("wsben")?;
+    let server = Server::start(&pair.server, Pair::address_of_server(PORT))?;
+    work(&Bench {
+        pair: &pair,
+        server: &server,
+        wstap,
+        folder: &folder.0,
+        pairs: usize::from(args.pairs),
+        sample: args.sample,
+        full_speed: args.full_speed,
+    })
+}
+
+/// All groups, or some of them.
+fn groups(bench: &Bench<'_>, only: &[Group], rows: &mut Vec<Row>) -> Result<()> {
+    type Take = fn(&Bench<'_>) -> Result<Vec<Row>>;
+    let all: [(Group, Take); 7] = [
+        (Group::Kernel, packet::rows),
+        (Group::Application, application::rows),
+        (Group::Whole, whole::rows),
+        (Group::Trace, traced::rows),
+        (Group::First, first::rows),
+        (Group::Scale, scale::rows),
+        (Group::Others, others::rows),
+    ];
+    for (group, take) in all {
+        if only.is_empty() || only.contains(&group) {
+            rows.extend(take(bench).with_context(|| format!("the group {group:?} failed"))?);
         }
-        // The agent reads its counters a few times a second.
-        sleep(Duration::from_secs(1)).await;
-        lost += agent.lost()?;
-        agent.stop().await?;
-    }
-    println!(
-        "{:<27}{:>12}{:>10}{:>10}{:>12}",
-        "nanoseconds a packet", "packets", "empty", "wstap", "difference"
-    );
-    for (case, [empty, ours]) in CASES.iter().zip(&results) {
-        let packets = median(ours.iter().map(|sample| sample.packets as f64));
-        let (empty, ours) = (
-            median(empty.iter().map(Sample::nanoseconds)),
-            median(ours.iter().map(Sample::nanoseconds)),
-        );
-        println!(
-            "{:<27}{packets:>12.0}{empty:>10.1}{ours:>10.1}{:>12.1}",
-            case.name,
-            ours - empty
-        );
-    }
-    println!("Medians of {rounds} rounds, at ingress of a veth device.");
-    if lost > 0.0 {
-        println!("{lost} records found no room, so that the figures for WebSockets are too low.");
     }
     Ok(())
 }
 
-/// What a program did during one run of traffic.
-struct Sample {
-    packets: u64,
-    time: u64,
+/// On what it was measured.
+fn about() -> Result<Value> {
+    let mut git = Command::new("git");
+    git.current_dir(workspace::root());
+    let commit = process::capture(git.args(["describe", "--always", "--dirty", "--abbrev=12"]));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("no kernel release")?;
+    let load = fs::read_to_string("/proc/loadavg").context("no load average")?;
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    Ok(json!({
+        "commit": commit.unwrap_or_else(|_| "unknown".to_owned()).trim(),
+        "kernel": kernel.trim(),
+        "cores": cores,
+        "load_average": load.trim(),
+    }))
 }
 
-impl Sample {
-    fn nanoseconds(&self) -> f64 {
-        self.time as f64 / self.packets as f64
-    }
-}
-
-/// The median; of none it is no number.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.get(middle), values.get(middle.wrapping_sub(1))) {
-        (Some(upper), Some(lower)) if values.len() % 2 == 0 => f64::midpoint(*upper, *lower),
-        (Some(only), _) => *only,
-        (None, _) => f64::NAN,
-    }
-}
-
-/// Runs the traffic of a case and reads what it cost.
-async fn sample(case: &Case, program: u64) -> Result<Sample> {
-    let server: SocketAddr = SERVER.parse().context("the server's address is none")?;
-    let this = std::env::current_exe().context("cannot tell which program this is")?;
-    let mut serve = inside(RECEIVER, &this);
-    serve.args(["traffic", "serve", case.kind.name(), &server.to_string()]);
-    let mut serve = Guarded::spawn(serve.stdout(Stdio::piped()))?;
-    serve.await_ready()?;
-
-    let before = statistics(program)?;
-    let mut send = AsyncCommand::from(inside(SENDER, &this));
-    send.args(["traffic", "send", case.kind.name(), &server.to_string()])
-        .args([case.size.to_string(), case.count.to_string()])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let status = tokio::time::timeout(TRAFFIC_LIMIT, send.status())
-        .await
-        .with_context(|| format!("the traffic `{}` does not end", case.name))?
-        .context("cannot run the sender")?;
-    if !status.success() {
-        bail!("the sender of `{}` failed ({status})", case.name);
-    }
-    serve.finish().await?;
-    let after = statistics(program)?;
-    let packets = after.packets.saturating_sub(before.packets);
-    if packets == 0 {
-        bail!("program {program} saw no packet of `{}`", case.name);
-    }
-    let time = after.time.saturating_sub(before.time);
-    Ok(Sample { packets, time })
-}
-
-/// Runs and nanoseconds of a program since it was loaded.
-fn statistics(program: u64) -> Result<Sample> {
-    let listed = bpftool(&["prog", "show", "id", &program.to_string()])?;
-    let field = |name: &str| {
-        let mut words = listed.split_whitespace();
-        words.find(|word| *word == name)?;
-        words.next()?.parse().ok()
-    };
-    // Without a run there is nothing to show.
-    let (time, packets) = (field("run_time_ns"), field("run_cnt"));
-    Ok(Sample {
-        packets: packets.unwrap_or(0),
-        time: time.unwrap_or(0),
-    })
-}
-
-/// Sum of a metric's samples; `None` where it has none.
-fn sum(exposition: &str, metric: &str) -> Option<f64> {
-    let of_metric = |line: &&str| {
-        let rest = line.strip_prefix(metric);
-        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
-    };
-    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-    let lines = exposition.lines().filter(of_metric);
-    lines.filter_map(value).reduce(|total, value| total + value)
-}
-
-/// Numbers of the loaded programs with this name.
-fn programs(name: &str) -> Result<HashSet<u64>> {
-    let listed = bpftool(&["prog", "show"])?;
-    Ok(programs_in(&listed, name))
-}
-
-/// `42: sched_cls  name wstap_eth_in  tag 0123456789abcdef  gpl ...`
-fn programs_in(listed: &str, name: &str) -> HashSet<u64> {
-    let named = |line: &&str| {
-        let mut words = line.split_whitespace();
-        words.find(|word| *word == "name").is_some() && words.next() == Some(name)
-    };
-    let number = |line: &str| line.split(':').next()?.trim().parse().ok();
-    listed.lines().filter(named).filter_map(number).collect()
-}
-
-fn bpftool(args: &[&str]) -> Result<String> {
-    process::capture(Command::new("bpftool").args(args))
-}
-
-/// A command inside a network namespace.
-fn inside(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("ip");
-    command
-        .args(["netns", "exec", namespace])
-        .arg(program)
-        .stdin(Stdio::null());
-    command
-}
-
-fn ip(args: &str) -> Result<()> {
-    process::capture(Command::new("ip").args(args.split_whitespace())).map(drop)
-}
-
-/// The kernel's statistics of programs, on; put back as they were.
-struct Statistics {
-    before: String,
-}
-
-impl Statistics {
-    fn on() -> Result<Self> {
-        let before = fs::read_to_string(STATISTICS)
-            .with_context(|| format!("cannot read {STATISTICS}, which Linux 5.1 and later have"))?;
-        fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Statistics {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(STATISTICS, self.before.trim()) {
-            eprintln!("{STATISTICS} stays at 1: {error}");
-        }
-    }
-}
-
-/// The namespaces with the veth pair. They go, and all in them.
-struct Pair;
-
-impl Pair {
-    fn make() -> Result<Self> {
-        // Left by one that was killed.
-        drop((
-            ip(&format!("netns del {SENDER}")),
-            ip(&format!("netns del {RECEIVER}")),
-        ));
-        let pair = Self;
-        for command in [
-            format!("netns add {SENDER}"),
-            format!("netns add {RECEIVER}"),
-            format!("-n {SENDER} link add {PEER} type veth peer name {DEVICE} netns {RECEIVER}"),
-            format!("-n {SENDER} addr add {SENDER_ADDRESS} dev {PEER}"),
-            format!("-n {RECEIVER} addr add {RECEIVER_ADDRESS} dev {DEVICE}"),
-            format!("-n {SENDER} link set {PEER} up"),
-            format!("-n {RECEIVER} link set {DEVICE} up"),
-            format!("-n {RECEIVER} link set lo up"),
-        ] {
-            ip(&command)?;
-        }
-        Ok(pair)
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        for namespace in [SENDER, RECEIVER] {
-            if let Err(error) = ip(&format!("netns del {namespace}")) {
-                eprintln!("{error:#}");
-            }
-        }
-    }
-}
-
-/// The program that only returns, at the receiver's ingress.
-struct Filter {
-    program: u64,
-}
-
-impl Filter {
-    fn attach(object: &Path) -> Result<Self> {
-        let before = programs(EMPTY)?;
-        tc("qdisc", "add", &["clsact"])?;
-        // From here on the qdisc goes with it, and the filter with the qdisc.
-        let mut filter = Self { program: 0 };
-        let object = object.to_str().context("the object's path is not UTF-8")?;
-        tc(
-            "filter",
-            "add",
-            &["ingress", "bpf", "da", "obj", object, "sec", "classifier"],
-        )?;
-        let after = programs(EMPTY)?;
-        let new = after.difference(&before).next();
-        filter.program = *new.context("the empty program is not there after it was attached")?;
-        Ok(filter)
-    }
-}
-
-impl Drop for Filter {
-    fn drop(&mut self) {
-        if let Err(error) = tc("qdisc", "del", &["clsact"]) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
-fn tc(object: &str, verb: &str, args: &[&str]) -> Result<()> {
-    let mut tc = Command::new("tc");
-    tc.args(["-n", RECEIVER, object, verb, "dev", DEVICE]);
-    process::capture(tc.args(args)).map(drop)
-}
-
-/// `wstap run` in the receiver's namespace.
-struct Agent {
-    process: Guarded,
-    program: u64,
-}
-
-impl Agent {
-    async fn start() -> Result<Self> {
-        let before = programs(OURS)?;
-        let log: PathBuf = workspace::target().join("bench-agent.log");
-        let out =
-            fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = inside(RECEIVER, workspace::release_binary());
-        command
-            .args(["run", "--interface", DEVICE, "--attach", "tcx"])
-            .args(["--listen", LISTEN, "--ring-buffer", RING_BUFFER])
-            .stdout(out.try_clone().context("cannot share the log")?)
-            .stderr(out);
-        let mut process = Guarded::spawn(&mut command)?;
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = process.0.try_wait().context("cannot look at the agent")? {
-                let said = fs::read_to_string(&log).unwrap_or_default();
-                bail!("`wstap run` ended by itself ({status}): {}", said.trim());
-            }
-            let after = programs(OURS)?;
-            if let Some(program) = after.difference(&before).next() {
-                // Loaded comes before attached.
-                sleep(Duration::from_secs(1)).await;
-                return Ok(Self {
-                    process,
-                    program: *program,
-                });
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("`wstap run` has loaded no program after {PATIENCE:?}");
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Records that were lost since it was started.
-    fn lost(&self) -> Result<f64> {
-        let this = std::env::current_exe().context("cannot tell which program this is")?;
-        let text = process::capture(inside(RECEIVER, this).args(["traffic", "metrics", LISTEN]))?;
-        sum(&text, "wstap_samples_lost_total")
-            .context("the metrics do not say how many records were lost")
-    }
-
-    async fn stop(mut self) -> Result<()> {
-        let pid = self.process.0.id().to_string();
-        process::capture(Command::new("sh").args(["-c", "kill -s TERM \"$1\"", "sh", &pid]))?;
-        self.process.finish().await
-    }
-}
-
-/// A process that does not outlive its owner.
-struct Guarded(Child);
-
-impl Guarded {
-    fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot run `{}`", process::shown(command)))?;
-        Ok(Self(child))
-    }
-
-    /// Waits for the line with which a server says that it listens.
-    fn await_ready(&mut self) -> Result<()> {
-        let stdout = self.0.stdout.take().context("the server says nothing")?;
-        let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("cannot read what the server says")?;
-        if line.trim() != "ready" {
-            bail!("the server did not start");
-        }
-        Ok(())
-    }
-
-    async fn finish(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            match self.0.try_wait().context("cannot wait for a process")? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("a process of the measurement failed ({status})"),
-                None => sleep(Duration::from_millis(5)).await,
-            }
-        }
-        bail!("a process of the measurement does not end")
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        if let Ok(None) = self.0.try_wait() {
-            // It may have ended just now.
-            drop(self.0.kill());
-            drop(self.0.wait());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_programs_by_name() {
-        let listed = "7: sched_cls  name wstap_eth_in  tag 01  gpl run_time_ns 12 run_cnt 3\n\
-                      \tloaded_at 2026-01-01T00:00:00+0000  uid 0\n\
-                      8: sched_cls  name wstap_eth_out  tag 02  gpl\n\
-                      9: cgroup_skb  tag 03  gpl\n";
-        assert_eq!(programs_in(listed, OURS), HashSet::from([7]));
-    }
-
-    #[test]
-    fn sums_a_metric() {
-        let text = "# TYPE lost counter\nlost{reason=\"a b\"} 2\nlost{reason=\"c\"} 3\nlosses 9\n";
-        assert_eq!(sum(text, "lost"), Some(5.0));
-        assert_eq!(sum(text, "found"), None);
-    }
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
-        assert!(median(std::iter::empty()).is_nan());
-    }
+fn about_text(about: &Value) -> String {
+    let text = |name: &str| about[name].as_str().unwrap_or_default().to_owned();
+    format!(
+        "Commit {}, Linux {}, {} cores, load average at the end {}.\n\
+         Medians, with the intervals that hold the true median with 95 %.",
+        text("commit"),
+        text("kernel"),
+        about["cores"],
+        text("load_average"),
+    )
 }

@@ -216,8 +216,8 @@ pub fn command(args: &Args) -> Result<()> {
 }
 
 fn row(capture: &Capture, name: &str, usages: &[Usage]) {
-    let seconds = bench::median(usages.iter().map(|usage| usage.time.as_secs_f64()));
-    let cpu = bench::median(usages.iter().map(|usage| usage.cpu.as_secs_f64()));
+    let seconds = bench::statistics::median(usages.iter().map(|usage| usage.time.as_secs_f64()));
+    let cpu = bench::statistics::median(usages.iter().map(|usage| usage.cpu.as_secs_f64()));
     let memory = usages.iter().map(|usage| usage.memory).max().unwrap_or(0);
     let Written { size, frames, .. } = capture.written;
     println!(

@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod http;
+mod interrupt;
 mod kernels;
 mod measure;
 mod oracle;
@@ -16,7 +17,6 @@ mod resync;
 mod run;
 mod setup;
 mod test;
-mod traffic;
 mod walk;
 mod workspace;
 
@@ -95,23 +95,13 @@ enum Command {
     /// That following headers in the kernel changes nothing of what is said: made-up traffic past agents
     /// that do and agents that have segments copied whole (as root)
     Walk(walk::Args),
-    /// Kernel time a packet, beyond an empty program's
-    BenchPacket {
-        /// Rounds of each measurement; the table shows the medians
-        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
-        rounds: u16,
-    },
+    /// What wstap costs: kernel time a packet, throughput left, what is counted, copied and taken
+    Bench(bench::Args),
     /// How fast captures are read, beside what else reads them, and in how much memory
     BenchRead(bench_read::Args),
     /// What a program takes
     #[command(hide = true)]
     Measure(measure::Args),
-    /// One end of the traffic of a measurement
-    #[command(hide = true)]
-    Traffic {
-        #[command(subcommand)]
-        role: traffic::Role,
-    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -143,10 +133,9 @@ fn main() -> ExitCode {
         Command::Kernels(args) => kernels::command(&args),
         Command::Resync(args) => resync::command(&args),
         Command::Walk(args) => walk::command(&args),
-        Command::BenchPacket { rounds } => bench::command(usize::from(rounds)),
+        Command::Bench(args) => bench::command(&args),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),
-        Command::Traffic { role } => traffic::command(role),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

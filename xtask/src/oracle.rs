@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+pub use self::suricata::{CONFIGURATION as SURICATA, version as suricata_version};
 use crate::{build, workspace};
 
 /// What is compared with what.

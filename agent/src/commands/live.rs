@@ -50,7 +50,7 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at what the kernel program has counted; longer where a look takes long: of the
 /// thread's time it takes one part in so many at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-const LOOK_SHARE: u32 = 20;
+const LOOK_SHARE: u32 = 50;
 /// Between two searches for flows that nobody follows any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// What a flow may be silent beyond the idle time-out before it is searched for: the observer ends

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use super::{
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
+    packed::Packer,
     time::Timestamp,
     walk::{FRAME_KINDS, MESSAGE_KINDS, SIZES},
 };
@@ -45,7 +46,7 @@ pub struct Connection {
     /// `Sec-WebSocket-Key` of the request. A proxy that passes the request on sends it again.
     pub key: Option<String>,
     /// Where a proxy passed the request on, as far as that was seen.
-    pub next_hop: Option<Hop>,
+    pub next_hop: Option<Box<Hop>>,
 }
 
 /// A connection, as another one names it.
@@ -377,6 +378,19 @@ pub struct TcpCounts {
     pub keepalive_probes: u64,
     /// Announced a window of zero.
     pub zero_windows: u64,
+}
+
+impl TcpCounts {
+    /// Writes or reads them.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        let Self {
+            retransmitted,
+            out_of_order,
+            keepalive_probes,
+            zero_windows,
+        } = self;
+        p.sparse([retransmitted, out_of_order, keepalive_probes, zero_windows]);
+    }
 }
 
 impl TcpCounts {

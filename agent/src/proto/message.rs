@@ -7,6 +7,7 @@ use super::{
     event::{Message, Rule},
     flow::Direction,
     frame::{Header, Opcode},
+    packed::Packer,
     walk::MessageState,
 };
 
@@ -49,6 +50,22 @@ impl Messages {
         Self {
             state: State::Unknown,
         }
+    }
+
+    /// Whether no message is known to be under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.is_within()
+    }
+
+    /// Writes or reads what is known where none is.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        let mut is_unknown = matches!(self.state, State::Unknown);
+        p.flag(&mut is_unknown);
+        *self = if is_unknown {
+            Self::unknown()
+        } else {
+            Self::new()
+        };
     }
 
     /// Whether `header` would be the first frame of a message: only there RSV1 means compression

@@ -8,6 +8,7 @@ pub mod frame;
 pub mod inflate;
 pub mod message;
 pub mod observer;
+mod packed;
 pub mod segment;
 pub mod seq;
 pub mod session;

@@ -4,6 +4,7 @@
 //! belongs to [`super::session`].
 
 mod config;
+mod doze;
 mod keys;
 mod stats;
 mod table;
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use doze::Dozing;
 use keys::Keys;
 use table::{List, SlotId, Table};
 
@@ -95,6 +97,8 @@ pub struct Observer {
     events: VecDeque<Event>,
     verdicts: VecDeque<Verdict>,
     tallies: Box<dyn Tallies>,
+    /// Connections that doze.
+    dozing: usize,
     /// Directions whose place the source may have to be told.
     cursors: Vec<(SlotId, u32, usize)>,
 }
@@ -131,6 +135,8 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     Live(Box<Live>),
+    /// Live, and silent.
+    Dozing(Box<Dozing>),
     /// Nothing more is wanted of it.
     Ignored,
     /// It is over; what still comes is late until then.
@@ -221,6 +227,7 @@ impl Observer {
             events: VecDeque::new(),
             verdicts: VecDeque::new(),
             tallies: Box::new(NoTallies),
+            dozing: 0,
             cursors: Vec::new(),
         }
     }
@@ -267,6 +274,7 @@ impl Observer {
         let mut live: Vec<_> = (self.table.iter())
             .filter_map(|(slot, entry)| match &entry.state {
                 State::Live(live) => Some((number(live), entry.born, slot)),
+                State::Dozing(dozing) => Some((dozing.id(), entry.born, slot)),
                 _ => None,
             })
             .collect();
@@ -324,6 +332,7 @@ impl Observer {
     /// Begins anew where `segment` shows that the connection known under its key was another one.
     /// Its place, if the segment is of interest.
     fn renew(&mut self, slot: SlotId, side: usize, segment: &Segment<'_>) -> Option<SlotId> {
+        self.wake(slot);
         let entry = self.table.get_mut(slot)?;
         let known = std::mem::replace(&mut entry.epoch, segment.epoch);
         let other_epoch = known != 0 && segment.epoch != 0 && known != segment.epoch;
@@ -520,6 +529,7 @@ impl Observer {
     /// place is the caller's business.
     fn end(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
         let key = self.table.key(slot);
+        self.wake(slot);
         self.take_waiting(slot, true);
         self.catch_up(slot);
         self.look(slot, true);

@@ -17,6 +17,7 @@ mod payload;
 mod ping;
 mod plausible;
 mod probe;
+mod quiet;
 mod search;
 mod usual;
 mod violations;
@@ -42,6 +43,7 @@ use super::{
 
 pub use account::RequestSeen;
 pub use hops::{Answered, Hops};
+pub use quiet::Quiet;
 pub use walked::Standing;
 
 /// What sessions share.

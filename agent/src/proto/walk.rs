@@ -11,6 +11,7 @@ use super::{
     event::{Counted, TcpCounts},
     flow::{Direction, FlowKey},
     frame::Opcode,
+    packed::Packer,
     segment::Segment,
     seq::SeqNumber,
     time::Timestamp,
@@ -269,6 +270,23 @@ impl Tally {
 }
 
 impl Counts {
+    /// Writes or reads them.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        let Self {
+            frames,
+            bytes,
+            frame_sizes,
+            messages,
+            message_sizes,
+            message_bytes,
+            frame_bytes,
+        } = self;
+        let sums = bytes.iter_mut().chain([message_bytes, frame_bytes]);
+        p.sparse(sums);
+        let sizes = frame_sizes.iter_mut().chain(message_sizes);
+        p.sparse_short(frames.iter_mut().chain(messages).chain(sizes));
+    }
+
     /// The difference; `None` where one of them has become less.
     fn since(&self, before: &Self, direction: Direction) -> Option<Counted> {
         Some(Counted {

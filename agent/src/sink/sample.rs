@@ -32,12 +32,12 @@ pub fn connection() -> Connection {
 }
 
 /// Where a proxy passed [`connection`]'s request on.
-pub fn next_hop() -> Hop {
-    Hop {
+pub fn next_hop() -> Box<Hop> {
+    Box::new(Hop {
         id: ConnId(6),
         client: "[2001:db8::1]:51000".parse().unwrap(),
         server: "198.51.100.4:9000".parse().unwrap(),
-    }
+    })
 }
 
 pub fn event(kind: EventKind) -> Event {

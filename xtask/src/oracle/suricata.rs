@@ -14,7 +14,7 @@ use crate::{process, workspace};
 const OLDEST: u32 = 8;
 
 /// Nothing but frames, and HTTP to find them.
-const CONFIGURATION: &str = "%YAML 1.1
+pub const CONFIGURATION: &str = "%YAML 1.1
 ---
 outputs:
   - eve-log:

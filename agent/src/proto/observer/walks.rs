@@ -13,6 +13,7 @@ use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
 use crate::proto::{
     event::TcpCounts,
     flow::Direction,
+    packed::Packer,
     segment::Segment,
     seq::SeqNumber,
     tcp::StreamEvent,
@@ -38,12 +39,12 @@ const SETTLED: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Walks {
     /// Of side 0; that of side 1 is the neighbour.
-    tally: u32,
+    pub(super) tally: u32,
     sides: [Side; 2],
     /// What reassembly had counted until the source did.
     tcp: [TcpCounts; 2],
     /// Up to what time the tallies were looked at.
-    looked: Timestamp,
+    pub(super) looked: Timestamp,
 }
 
 #[derive(Debug)]
@@ -121,7 +122,7 @@ impl Waiting {
 }
 
 impl Walks {
-    fn new(side: usize, tally: u32, tcp: [TcpCounts; 2]) -> Box<Self> {
+    pub(super) fn new(side: usize, tally: u32, tcp: [TcpCounts; 2]) -> Box<Self> {
         let new = |_| Side {
             next: None,
             number: 0,
@@ -139,6 +140,26 @@ impl Walks {
         })
     }
 
+    /// Whether nothing waits, and the source has been told what there is to tell.
+    pub(super) fn is_quiet(&self) -> bool {
+        let quiet = |side: &Side| side.waiting.is_empty() && !side.moved;
+        self.sides.iter().all(quiet)
+    }
+
+    /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        for side in &mut self.sides {
+            p.option(&mut side.next, |p, next| p.short(&mut next.0));
+            p.short(&mut side.number);
+            side.counts.pack(p);
+            p.short(&mut side.version);
+            p.option(&mut side.told, |p, told| p.short(&mut told.0));
+        }
+        for counts in &mut self.tcp {
+            counts.pack(p);
+        }
+    }
+
     /// The tally of a side.
     fn tally(&self, side: usize) -> u32 {
         if side == 0 {
@@ -154,6 +175,7 @@ impl Entry {
     pub(super) fn tally(&self) -> u32 {
         match &self.state {
             State::Live(live) => live.walks.as_ref().map_or(0, |walks| walks.tally),
+            State::Dozing(dozing) => dozing.tally,
             _ => 0,
         }
     }
@@ -176,6 +198,7 @@ impl Observer {
         self.deliver(slot, side, segment);
         if sample.tally != 0 {
             self.follow(slot, side, sample);
+            self.doze_if_crowded(slot);
         }
     }
 
@@ -200,6 +223,7 @@ impl Observer {
         let ahead = walk.number.wrapping_sub(of.number).cast_signed();
         if is_open && ahead <= 0 && of.waiting.is_empty() {
             self.take_walk(slot, side, walk, entries);
+            self.doze_if_crowded(slot);
             return;
         }
         of.waiting.push(Waiting::new(walk, entries));
@@ -511,6 +535,12 @@ impl Observer {
             self.table.touch(slot, seen);
         }
         let settled = self.now.saturating_since(seen) >= SETTLED;
+        if let Some(State::Dozing(dozing)) = self.table.get_mut(slot).map(|entry| &entry.state) {
+            if seen <= dozing.looked {
+                return;
+            }
+            self.wake(slot);
+        }
         let Some(walks) = self.live(slot).and_then(|live| live.walks.as_mut()) else {
             return;
         };
@@ -519,6 +549,11 @@ impl Observer {
                 walks.looked = seen;
             }
             self.look(slot, false);
+        }
+        if settled {
+            self.doze(slot);
+        } else {
+            self.doze_if_crowded(slot);
         }
     }
 

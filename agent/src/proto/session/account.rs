@@ -96,7 +96,7 @@ impl Account {
             subprotocol: response
                 .filter(|_| outcome.opens())
                 .and_then(|response| response.subprotocol.clone()),
-            next_hop: asked.and_then(|(key, began)| cx.hops.behind(&own, key, began)),
+            next_hop: asked.and_then(|(key, began)| cx.hops.behind(&own, key, began).map(Box::new)),
             key: key.clone(),
         });
         let faults = [

@@ -12,6 +12,7 @@ use crate::proto::{
     frame::{Header, Opcode, unmask},
     inflate::{Inflated, Inflater},
     observer::Config,
+    packed::Packer,
     utf8::{Invalid, Validator},
 };
 
@@ -125,6 +126,23 @@ impl Content {
             more: false,
             faults: Faults::default(),
         }
+    }
+
+    /// Whether no frame and no message is under way, and nothing to refer to is kept.
+    pub fn is_quiet(&self) -> bool {
+        let faults = self.faults.deflate || self.faults.utf8.is_some();
+        self.message.is_none() && self.inflater.is_none() && !faults
+    }
+
+    /// Writes or reads what is known of a direction that is quiet.
+    pub fn pack(&mut self, p: &mut Packer) {
+        let mut window = self.window as u8;
+        p.byte(&mut window);
+        let windows = [Window::Known, Window::Lost, Window::GivenUp];
+        self.window = windows
+            .get(usize::from(window))
+            .copied()
+            .unwrap_or(Window::Lost);
     }
 
     /// The direction is known from its beginning after all.

@@ -7,6 +7,7 @@ use crate::proto::{
     event::{MessageCounts, OpcodeCounts},
     frame::{Header, HeaderDecoder, MAX_CONTROL_PAYLOAD, Opcode, unmask},
     message::Messages,
+    packed::Packer,
     time::Timestamp,
     upgrade::HeadBuffer,
 };
@@ -88,6 +89,38 @@ impl Incoming {
             index: 0,
             tallied: false,
         }
+    }
+
+    /// Whether it is between two frames and two messages, and waits for nothing.
+    pub fn is_quiet(&self) -> bool {
+        matches!(&self.reading, Reading::Header(decoder) if decoder.is_empty())
+            && self.messages.is_quiet()
+            && self.content.is_quiet()
+            && self.pings.is_quiet()
+            && self.reserved.is_none()
+    }
+
+    /// Writes or reads a direction that is quiet.
+    pub fn pack(&mut self, p: &mut Packer) {
+        self.messages.pack(p);
+        self.content.pack(p);
+        self.pings.pack(p);
+        self.usual.pack(p);
+        let mut quiet = u64::try_from(self.quiet.as_nanos()).unwrap_or(u64::MAX);
+        p.number(&mut quiet);
+        self.quiet = Duration::from_nanos(quiet);
+        p.flag(&mut self.closed);
+        p.flag(&mut self.tallied);
+        p.number(&mut self.searched);
+        p.number(&mut self.index);
+        p.sparse(&mut self.frames.0);
+        p.sparse(&mut self.bytes.0);
+        let MessageCounts {
+            count,
+            on_wire,
+            inflated,
+        } = &mut self.completed;
+        p.sparse([count, on_wire, inflated]);
     }
 
     /// Bytes in which frames may be sought: `most`, and as many more as went by in frames. So a search

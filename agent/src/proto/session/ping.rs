@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::proto::time::Timestamp;
+use crate::proto::{packed::Packer, time::Timestamp};
 
 /// What identifies a ping: its payload, or its length where that was not captured.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +66,16 @@ impl Pings {
         let at = (self.in_flight.iter()).position(|(_, sent)| sent.matches(payload))?;
         let (sent, _) = self.in_flight.remove(at)?;
         Some(ts.saturating_since(sent))
+    }
+
+    /// Whether none is in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Writes or reads what is known where none is in flight.
+    pub fn pack(&mut self, p: &mut Packer) {
+        p.number(&mut self.forgotten);
     }
 
     /// Pings that no pong answered so far.

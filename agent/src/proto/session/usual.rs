@@ -1,6 +1,9 @@
 //! Headers that were common in a direction: what is known of its frames before one is lost.
 
-use crate::proto::frame::{Header, MAX_CONTROL_PAYLOAD};
+use crate::proto::{
+    frame::{Header, MAX_CONTROL_PAYLOAD},
+    packed::Packer,
+};
 
 use super::plausible::{first_byte, is_hollow};
 
@@ -38,6 +41,18 @@ impl Usual {
             Some(kind) => *kind = (first, len, 1),
             None => self.0.iter_mut().for_each(|kind| kind.2 -= 1),
         }
+    }
+
+    /// Writes or reads them.
+    pub fn pack(&mut self, p: &mut Packer) {
+        let mut kinds = self
+            .0
+            .map(|(first, len, n)| u32::from_be_bytes([0, first, len, n]));
+        p.sparse_short(&mut kinds);
+        self.0 = kinds.map(|kind| {
+            let [_, first, len, n] = kind.to_be_bytes();
+            (first, len, n)
+        });
     }
 
     /// Whether none was common.

@@ -18,6 +18,11 @@ pub(super) struct Violations {
 }
 
 impl Violations {
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_none()
+    }
+
     /// Counts one, and emits it. `detail` is asked for only where users are told.
     pub fn report(
         &mut self,

@@ -145,6 +145,16 @@ impl WebSocket {
         }
     }
 
+    /// Index of the client in the flow's key.
+    pub fn client(&self) -> usize {
+        self.client
+    }
+
+    /// Whether a FIN or RST was seen.
+    pub fn is_ending(&self) -> bool {
+        self.first_end.is_some() || self.reset
+    }
+
     /// The direction in which `side` sends.
     pub fn direction(&self, side: usize) -> Direction {
         if side == self.client {

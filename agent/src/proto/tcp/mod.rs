@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use self::reassembly::{Gate, Head, Output, Start, Stream};
-use super::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
+use super::{event::TcpCounts, packed::Packer, segment::Segment, seq::SeqNumber, time::Timestamp};
 
 mod held;
 mod oddities;
@@ -295,6 +295,19 @@ impl TcpFlow {
     /// waited for.
     pub fn forget_acknowledgement(&mut self, side: usize) {
         self.streams[side & 1].forget_acknowledgement();
+    }
+
+    /// Whether nothing is under way in either direction.
+    #[must_use]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.streams.iter().all(Stream::is_quiet) && self.pending.is_none() && !self.reset
+    }
+
+    /// Writes or reads a connection that is quiet.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        for stream in &mut self.streams {
+            stream.pack(p);
+        }
     }
 
     /// Whether it is over: both FINs were reached, or it was reset.

@@ -3,7 +3,9 @@
 
 use wstap_common::oddity::{self, OUT_OF_ORDER, RETRANSMITTED};
 
-use crate::proto::{event::TcpCounts, segment::Segment, seq::SeqNumber, time::Timestamp};
+use crate::proto::{
+    event::TcpCounts, packed::Packer, segment::Segment, seq::SeqNumber, time::Timestamp,
+};
 
 /// Sequence numbers that are further ahead are none of this connection.
 const REACH: u32 = 1 << 30;
@@ -24,6 +26,16 @@ pub(super) struct Oddities {
 }
 
 impl Oddities {
+    /// Writes or reads it, between segments.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        self.counts.pack(p);
+        p.short(&mut self.high.0);
+        for at in &mut self.hole {
+            p.short(at);
+        }
+        p.option(&mut self.closed_at, |p, at| p.short(&mut at.0));
+    }
+
     /// The direction begins at `seq`.
     pub(super) fn begin(&mut self, seq: SeqNumber) {
         self.high = seq;

@@ -14,7 +14,7 @@ use super::{
     oddities::Oddities,
     parts::{Parts, slice},
 };
-use crate::proto::{segment::Segment, seq::SeqNumber, time::Timestamp};
+use crate::proto::{packed::Packer, segment::Segment, seq::SeqNumber, time::Timestamp};
 
 /// Bytes further away than this, ahead or behind, do not belong to the connection: no window is
 /// larger than 1 GiB (RFC 7323, section 2.3).
@@ -120,6 +120,36 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// Whether nothing is under way: neither bytes nor ends wait for others.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.held.is_empty()
+            && self.fin.is_none()
+            && self.stray.is_none()
+            && self.answer.is_none()
+            && !self.done
+    }
+
+    /// Writes or reads a stream that is quiet.
+    pub(super) fn pack(&mut self, p: &mut Packer) {
+        let mut start = self.start as u8;
+        p.byte(&mut start);
+        let starts = [
+            Start::Unknown,
+            Start::Tentative,
+            Start::Midstream,
+            Start::Acknowledged,
+            Start::Syn,
+        ];
+        self.start = starts.get(usize::from(start)).copied().unwrap_or_default();
+        p.flag(&mut self.seen);
+        self.oddities.pack(p);
+        p.number(&mut self.origin);
+        p.number(&mut self.next);
+        p.number(&mut self.highest);
+        p.option(&mut self.ack, |p, ack| p.short(&mut ack.0));
+        p.number(&mut self.acked);
+    }
+
     /// Offset 0 is at `seq`.
     pub(super) fn begin(&mut self, seq: SeqNumber, start: Start) {
         let at = (1 << 32) | u64::from(seq.0);

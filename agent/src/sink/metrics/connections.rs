@@ -4,15 +4,9 @@ use std::{fmt::Write as _, net::SocketAddr};
 
 use serde::Serialize;
 
-use super::{
-    series::Live,
-    tally::{OPCODES, OpcodeTally},
-};
+use super::{series::Live, tally::OPCODES};
 use crate::{
-    proto::{
-        flow::{Direction, PerDirection},
-        time::Timestamp,
-    },
+    proto::{flow::Direction, time::Timestamp},
     sink::escape::is_hostile,
 };
 
@@ -74,7 +68,7 @@ impl Serialize for Counts {
 impl<'a> Entry<'a> {
     fn new(live: &'a Live, now: Timestamp) -> Self {
         let connection = &live.connection;
-        let opcodes: &PerDirection<OpcodeTally> = &live.opcodes;
+        let opcodes = |direction| live.opcodes[direction].tally();
         Self {
             conn: connection.id.to_string(),
             client: connection.client,
@@ -83,14 +77,14 @@ impl<'a> Entry<'a> {
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),
             key: connection.key.as_deref(),
-            next_hop: connection.next_hop.map(|hop| hop.id.to_string()),
+            next_hop: connection.next_hop.as_ref().map(|hop| hop.id.to_string()),
             outcome: connection.outcome.as_str(),
             opened: rfc3339(connection.opened),
             age_ns: now.0.saturating_sub(connection.opened.0),
             last_seen: rfc3339(live.last_seen),
             silence_ns: now.0.saturating_sub(live.last_seen.0),
-            frames: Directions::new(|direction| Some(Counts(opcodes[direction].frames))),
-            bytes: Directions::new(|direction| Some(Counts(opcodes[direction].bytes))),
+            frames: Directions::new(|direction| Some(Counts(opcodes(direction).frames))),
+            bytes: Directions::new(|direction| Some(Counts(opcodes(direction).bytes))),
             last_frame_size: Directions::new(|direction| live.last_frame_size[direction]),
         }
     }

@@ -159,7 +159,7 @@ impl Metrics {
             let live: Vec<Live> = ids
                 .iter()
                 .filter_map(|id| state.connections.get(id))
-                .cloned()
+                .map(|live| (**live).clone())
                 .collect();
             drop(state);
             connections::append(&mut text, &live, now);
@@ -264,7 +264,7 @@ impl State {
         }
         let mut live = Live::new(Arc::clone(connection), endpoint, event.ts);
         self.series.open(&mut live);
-        self.connections.insert(connection.id, live);
+        self.connections.insert(connection.id, Box::new(live));
     }
 
     fn close(&mut self, event: &Event, close: &Close) {
@@ -275,7 +275,7 @@ impl State {
         let tally = self.endpoints.tally(live.endpoint);
         tally.close(close, code);
         tally.ended();
-        self.series.close(live, close, event.ts);
+        self.series.close(*live, close, event.ts);
         self.release();
     }
 

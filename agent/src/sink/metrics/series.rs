@@ -30,6 +30,59 @@ const CHALLENGE_EVERY: u64 = 64;
 /// Stale ranks that one comparison brings up to date at most.
 const REFRESHES: usize = 8;
 
+/// An [`OpcodeTally`] that takes half the memory as long as its numbers are small, as those of most of
+/// a hundred thousand connections are.
+#[derive(Clone, Debug)]
+pub(super) enum Narrow {
+    Small {
+        frames: [u32; OPCODES.len()],
+        bytes: [u32; OPCODES.len()],
+    },
+    Large(Box<OpcodeTally>),
+}
+
+impl Default for Narrow {
+    fn default() -> Self {
+        Self::Small {
+            frames: Default::default(),
+            bytes: Default::default(),
+        }
+    }
+}
+
+impl Narrow {
+    /// The numbers.
+    pub(super) fn tally(&self) -> OpcodeTally {
+        match self {
+            Self::Small { frames, bytes } => OpcodeTally {
+                frames: frames.map(u64::from),
+                bytes: bytes.map(u64::from),
+            },
+            Self::Large(tally) => **tally,
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut OpcodeTally)) {
+        if let Self::Large(tally) = self {
+            return change(tally);
+        }
+        let mut tally = self.tally();
+        change(&mut tally);
+        *self = match (narrow(&tally.frames), narrow(&tally.bytes)) {
+            (Some(frames), Some(bytes)) => Self::Small { frames, bytes },
+            _ => Self::Large(Box::new(tally)),
+        };
+    }
+}
+
+fn narrow<const N: usize>(numbers: &[u64; N]) -> Option<[u32; N]> {
+    let mut small = [0; N];
+    for (small, number) in small.iter_mut().zip(numbers) {
+        *small = u32::try_from(*number).ok()?;
+    }
+    Some(small)
+}
+
 /// What is kept of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
@@ -38,7 +91,7 @@ pub(super) struct Live {
     /// Where it is counted.
     pub(super) endpoint: EndpointId,
     /// Its own counts.
-    pub(super) opcodes: PerDirection<OpcodeTally>,
+    pub(super) opcodes: PerDirection<Narrow>,
     /// Payload bytes of the last frame that is over.
     pub(super) last_frame_size: PerDirection<Option<u64>>,
     /// Time of the last event.
@@ -68,7 +121,7 @@ impl Live {
     pub(super) fn frame(&mut self, frame: &Frame, series: &Series) -> bool {
         if !frame.tallied {
             self.frames += 1;
-            self.opcodes[frame.direction].frame(frame.opcode);
+            self.opcodes[frame.direction].change(|tally| tally.frame(frame.opcode));
         }
         if frame.opcode == Opcode::Close && self.close.is_none() {
             self.close = close_code(frame).map(|code| (code, Some(frame.direction.sender())));
@@ -82,7 +135,8 @@ impl Live {
         for frames in counted.frames {
             self.frames = self.frames.saturating_add(frames);
         }
-        self.opcodes[counted.direction].count(&counted.frames, &counted.bytes);
+        self.opcodes[counted.direction]
+            .change(|tally| tally.count(&counted.frames, &counted.bytes));
         if counted.last_frame_size.is_some() {
             self.last_frame_size[counted.direction] = counted.last_frame_size;
         }
@@ -92,7 +146,8 @@ impl Live {
 
     /// Counts payload bytes.
     pub(super) fn progress(&mut self, progress: &Progress) {
-        self.opcodes[progress.direction].payload(progress.opcode, progress.bytes);
+        self.opcodes[progress.direction]
+            .change(|tally| tally.payload(progress.opcode, progress.bytes));
         if progress.total.is_some() {
             self.last_frame_size[progress.direction] = progress.total;
         }
@@ -108,7 +163,7 @@ fn close_code(frame: &Frame) -> Option<CloseCode> {
 }
 
 /// All live connections.
-pub(super) type Connections = HashMap<ConnId, Live>;
+pub(super) type Connections = HashMap<ConnId, Box<Live>>;
 
 /// Who has series.
 #[derive(Debug)]
@@ -243,7 +298,7 @@ impl Series {
         let live = self
             .ranking
             .iter()
-            .filter_map(|(_, id)| connections.get(id));
+            .filter_map(|(_, id)| connections.get(id).map(|live| &**live));
         let ended = self.ended.iter().map(|(_, live)| live);
         let mut all: Vec<Live> = live.chain(ended).cloned().collect();
         all.sort_by_key(|live| live.connection.id);
@@ -264,13 +319,13 @@ pub(super) fn expose(out: &mut Exposition, shown: &[Live], path_label: PathLabel
     };
     let mut family = out.family(&names::CONNECTION_FRAMES);
     for (labels, direction, live) in each() {
-        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].frames) {
+        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].tally().frames) {
             family.count(labels, &[&direction.as_str(), opcode], n);
         }
     }
     let mut family = out.family(&names::CONNECTION_PAYLOAD_BYTES);
     for (labels, direction, live) in each() {
-        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].bytes) {
+        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].tally().bytes) {
             family.count(labels, &[&direction.as_str(), opcode], n);
         }
     }

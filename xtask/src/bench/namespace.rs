@@ -1,0 +1,166 @@
+//! Two network namespaces and the veth pair between them. They go with the guard, and all in them.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process;
+
+/// A side of the pair.
+#[derive(Clone, Debug)]
+pub struct Side {
+    /// Name of the namespace.
+    pub namespace: String,
+    /// Its end of the veth pair.
+    pub device: String,
+}
+
+impl Side {
+    fn new(name: &str, end: &str) -> Self {
+        Self {
+            namespace: format!("wstap-{name}-{end}"),
+            // Names of devices have 15 characters.
+            device: format!("{name}-{end}"),
+        }
+    }
+
+    /// A command inside, in a process group of its own: Ctrl-C comes here alone, and the order in
+    /// which things end is ours.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", &self.namespace])
+            .arg(program)
+            .stdin(Stdio::null())
+            .process_group(0);
+        command
+    }
+
+    /// Runs `tc OBJECT VERB dev DEVICE ARGS`.
+    pub fn tc(&self, object: &str, verb: &str, args: &[&str]) -> Result<()> {
+        let mut tc = Command::new("tc");
+        tc.args(["-n", &self.namespace, object, verb, "dev", &self.device]);
+        process::capture(tc.args(args)).map(drop)
+    }
+
+    /// Moves this thread inside, and with it the sockets that it makes.
+    pub fn enter(&self) -> Result<()> {
+        let path = format!("/run/netns/{}", self.namespace);
+        let namespace = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter the namespace {}", self.namespace))
+    }
+
+    /// Does something inside, in a thread of its own, and waits for it.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                self.enter()?;
+                work()
+            });
+            thread
+                .join()
+                .map_err(|_| anyhow!("a thread of the measurement panicked"))?
+        })
+    }
+
+    /// Ends what is still inside.
+    fn clear(&self) {
+        let mut list = Command::new("ip");
+        let listed = process::capture(list.args(["netns", "pids", &self.namespace]));
+        for pid in listed.unwrap_or_default().split_whitespace() {
+            if let Ok(pid) = pid.parse() {
+                // It may have ended just now. Threads of this process are inside only while they
+                // are waited for.
+                if pid != std::process::id() as i32 {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+        }
+    }
+}
+
+/// The namespaces with the veth pair.
+pub struct Pair {
+    /// Where the clients are.
+    pub client: Side,
+    /// Where the server is, and the agent.
+    pub server: Side,
+}
+
+impl Pair {
+    /// Of the clients. Addresses for tests between networks (RFC 2544, RFC 6890): nothing else has
+    /// them, and nothing leaves the pair.
+    pub const CLIENT: &'static str = "198.18.0.1";
+    /// Of the server.
+    pub const SERVER: &'static str = "198.18.0.2";
+    /// Bits of the network.
+    const NETWORK: u8 = 24;
+
+    /// Makes them; `name` is of six characters at most.
+    pub fn make(name: &str) -> Result<Self> {
+        let pair = Self {
+            client: Side::new(name, "client"),
+            server: Side::new(name, "server"),
+        };
+        for side in [&pair.client, &pair.server] {
+            // Left by one that was killed.
+            side.clear();
+            let _ = ip(&format!("netns del {}", side.namespace));
+        }
+        let (client, server) = (&pair.client, &pair.server);
+        for command in [
+            format!("netns add {}", client.namespace),
+            format!("netns add {}", server.namespace),
+            format!(
+                "-n {} link add {} type veth peer name {} netns {}",
+                client.namespace, client.device, server.device, server.namespace
+            ),
+            Self::address(client, Self::CLIENT),
+            Self::address(server, Self::SERVER),
+            format!("-n {} link set {} up", client.namespace, client.device),
+            format!("-n {} link set {} up", server.namespace, server.device),
+            format!("-n {} link set lo up", server.namespace),
+        ] {
+            ip(&command)?;
+        }
+        Ok(pair)
+    }
+
+    fn address(side: &Side, address: &str) -> String {
+        let (namespace, device) = (&side.namespace, &side.device);
+        format!(
+            "-n {namespace} addr add {address}/{} dev {device}",
+            Self::NETWORK
+        )
+    }
+
+    /// Where the server listens.
+    pub fn address_of_server(port: u16) -> SocketAddr {
+        SocketAddr::from(([198, 18, 0, 2], port))
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for side in [&self.client, &self.server] {
+            side.clear();
+            if let Err(error) = ip(&format!("netns del {}", side.namespace)) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+/// Runs `ip`.
+pub fn ip(args: &str) -> Result<()> {
+    process::capture(Command::new("ip").args(args.split_whitespace())).map(drop)
+}
