@@ -337,7 +337,7 @@ fn compare(plan: Plan) -> Report {
         let exact = Exact {
             times: plan.ordered && made.is_none_or(|(_, traffic)| !traffic.overlaps),
             ending: made.is_none_or(|(conversation, traffic)| {
-                !traffic.unseen && conversation.end != End::Open
+                !traffic.unseen && !traffic.waited && conversation.end != End::Open
             }),
             round_trips: plan.ordered
                 && made.is_none_or(|(_, traffic)| !traffic.waited && !traffic.unseen),

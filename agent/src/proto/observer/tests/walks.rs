@@ -203,7 +203,7 @@ impl Source {
 
     /// The next place of the server's that the source should be told of. The client's is told as well,
     /// before it speaks.
-    fn server_cursor(&mut self) -> Option<walk::Cursor> {
+    fn server_cursor(&mut self) -> Option<Cursor> {
         let mut cursors = iter::from_fn(|| self.script.observer.poll_cursor());
         cursors.find(|cursor| !cursor.is_client)
     }
@@ -392,7 +392,7 @@ fn says_what_whole_segments_say() {
     s.send(Role::Server, FIN | ACK, &[]);
     assert_eq!(s.lines(), reference());
     assert_eq!(s.script.observer.stats().walks_lost, 0);
-    let verdicts: Vec<_> = std::iter::from_fn(|| s.script.observer.poll_verdict()).collect();
+    let verdicts: Vec<_> = iter::from_fn(|| s.script.observer.poll_verdict()).collect();
     let last = verdicts.last().expect("a verdict");
     assert_eq!(
         (last.decision, last.tally / 2),
