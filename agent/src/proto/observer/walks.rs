@@ -292,8 +292,13 @@ impl Observer {
             walks.sides[side].next = Some(boundary);
             live.session.set_tallied(side, true);
             live.tcp.forget_acknowledgement(1 - side);
-        } else if !std::mem::replace(&mut walks.sides[side].moved, true) {
-            self.cursors.push((slot, generation, side));
+        } else {
+            // The other one may have had nothing to say yet. What it says first is to be walked, since
+            // how quiet it was before is known to the source alone.
+            let moved = [0, 1].map(|side| std::mem::replace(&mut walks.sides[side].moved, true));
+            let news = moved.iter().enumerate().filter(|(_, moved)| !**moved);
+            self.cursors
+                .extend(news.map(|(side, _)| (slot, generation, side)));
         }
         self.take_waiting(slot, false);
     }

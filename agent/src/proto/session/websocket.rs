@@ -46,7 +46,6 @@ pub(super) struct WebSocket {
 #[derive(Debug)]
 pub(super) struct FirstClose {
     pub direction: Direction,
-    ts: Timestamp,
     /// Index of the frame in its direction.
     pub index: u64,
     quiet: Duration,
@@ -456,18 +455,13 @@ impl WebSocket {
             let quiet = incoming.quiet;
             // Fewer than two bytes cannot hold a code (RFC 6455, section 7.1.5).
             let code = (header.len < 2).then_some(CloseCode::NO_STATUS);
-            let first = self.first_close.as_ref();
-            // One that was overtaken may have had to wait for what was missing before it.
-            if first.is_none_or(|first| first.direction != d && ts < first.ts) {
-                self.first_close = Some(FirstClose {
-                    direction: d,
-                    ts,
-                    index: incoming.index,
-                    quiet,
-                    code,
-                    reason: None,
-                });
-            }
+            self.first_close.get_or_insert(FirstClose {
+                direction: d,
+                index: incoming.index,
+                quiet,
+                code,
+                reason: None,
+            });
         }
         let mut open = Open::new(header, ts, incoming.index, cx.config.preview);
         open.tallied = tallied;
