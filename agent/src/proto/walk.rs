@@ -99,6 +99,9 @@ pub struct Walk<'a> {
     /// The source has lost its place: behind [`Self::from`] come segments. The number is to be
     /// given back with [`Cursor::version`].
     pub lost: Option<u32>,
+    /// The source has confirmed its trial: what was not handed over so far is walked, and the next header
+    /// is at [`Self::from`].
+    pub resumed: bool,
 }
 
 /// A frame that a source came by.
@@ -121,6 +124,8 @@ pub struct Sample {
     pub tally: u32,
     /// The sender's direction is followed from here on.
     pub boundary: Option<SeqNumber>,
+    /// The source tries whether a header begins with this segment, and wants to be told.
+    pub is_trial: bool,
 }
 
 /// The tally of the other direction.
@@ -138,7 +143,7 @@ pub struct Cursor {
     pub epoch: u32,
     /// Index of the sender in [`FlowKey::ends`].
     pub side: usize,
-    /// The next header.
+    /// The next header; or that where a trial began.
     pub next: SeqNumber,
     /// What is there.
     pub place: Place,

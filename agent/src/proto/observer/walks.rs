@@ -32,6 +32,8 @@ const NEAR: u32 = 1 << 20;
 /// Payload before the next header beyond which a cursor says nothing: sequence numbers could not tell
 /// it from one that has passed.
 const FAR: u64 = 1 << 30;
+/// How long a source may take to go on where its trial has come to.
+const CONFIRMING: Duration = Duration::from_millis(250);
 /// A tally is taken for complete whose last payload was so long ago.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -62,6 +64,10 @@ struct Side {
     told: Option<SeqNumber>,
     /// It has segments that no cursor takes account of yet.
     moved: bool,
+    /// A trial of the source began at a header: where, and what was before it. The source is to be told.
+    trial: Option<(SeqNumber, walk::Place)>,
+    /// When the source was told of a trial.
+    confirmed: Option<Timestamp>,
 }
 
 /// A walk that waits for another.
@@ -131,6 +137,8 @@ impl Walks {
             version: 0,
             told: None,
             moved: false,
+            trial: None,
+            confirmed: None,
         };
         Box::new(Self {
             tally: if side == 0 { tally } else { neighbour(tally) },
@@ -142,7 +150,7 @@ impl Walks {
 
     /// Whether nothing waits, and the source has been told what there is to tell.
     pub(super) fn is_quiet(&self) -> bool {
-        let quiet = |side: &Side| side.waiting.is_empty() && !side.moved;
+        let quiet = |side: &Side| side.waiting.is_empty() && !side.moved && side.trial.is_none();
         self.sides.iter().all(quiet)
     }
 
@@ -194,6 +202,9 @@ impl Observer {
         if sample.tally != 0 && sample.boundary.is_none() {
             // The source counts what TCP does from this segment on.
             self.account(slot, side, sample.tally);
+        }
+        if sample.is_trial {
+            self.try_on(slot, side, segment);
         }
         self.deliver(slot, side, segment);
         if sample.tally != 0 {
@@ -301,6 +312,23 @@ impl Observer {
                 .extend(news.map(|(side, _)| (slot, generation, side)));
         }
         self.take_waiting(slot, false);
+    }
+
+    /// The source tries whether a header begins with this segment, which is not taken in yet: tells it
+    /// if one does.
+    fn try_on(&mut self, slot: SlotId, side: usize, segment: &Segment<'_>) {
+        let generation = self.table.generation(slot);
+        let Some(live) = self.live(slot) else {
+            return;
+        };
+        let standing = live.session.standing(side);
+        if let Some(walks) = &mut live.walks
+            && let Some(standing) = standing.filter(|at| at.ahead == 0)
+            && live.tcp.next_seq(side) == Some(segment.seq)
+        {
+            walks.sides[side].trial = Some((segment.seq, standing.place));
+            self.cursors.push((slot, generation, side));
+        }
     }
 
     /// A segment of a direction that is walked: it is late, or what said that the place was lost has
@@ -436,6 +464,18 @@ impl Observer {
             }
         };
         session.set_tallied(side, true);
+        if walk.resumed {
+            of.confirmed = None;
+            let known = session.standing(side).is_some_and(|at| {
+                next + at.ahead as u32 == walk.from && at.place.index == walk.place.index
+            });
+            if !known {
+                session.put(side, &walk.place, &mut cx);
+            }
+            of.next = Some(if known { next } else { walk.from });
+            self.conclude(slot, mark);
+            return;
+        }
         let mut reading = Reading {
             side,
             session,
@@ -506,25 +546,38 @@ impl Observer {
         };
         let of = &mut live.walks.as_mut()?.sides[side];
         of.moved = false;
+        let trial = of.trial.take();
         // From the place that is told, nothing before it is handed over.
-        if of.next.is_some() || live.session.wants_payload(side) {
+        if of.next.is_some() || (trial.is_none() && live.session.wants_payload(side)) {
             return None;
         }
-        let standing = live.session.standing(side)?;
-        let next = live.tcp.next_seq(side)?;
         let direction = live.session.direction(side)?;
         let compresses = live.session.compresses();
-        let ahead = u32::try_from(standing.ahead).ok();
-        let next = next + ahead.filter(|ahead| u64::from(*ahead) < FAR)?;
-        if of.told.replace(next) == Some(next) {
-            return None;
-        }
+        let (next, place) = if let Some(trial) = trial {
+            of.confirmed = Some(self.now);
+            of.told = None;
+            trial
+        } else {
+            // What it is told now would take the place of that.
+            let waits = |at: Timestamp| self.now.saturating_since(at) < CONFIRMING;
+            if of.confirmed.is_some_and(waits) {
+                return None;
+            }
+            let standing = live.session.standing(side)?;
+            let ahead = u32::try_from(standing.ahead).ok();
+            let ahead = ahead.filter(|ahead| u64::from(*ahead) < FAR)?;
+            let next = live.tcp.next_seq(side)? + ahead;
+            if of.told.replace(next) == Some(next) {
+                return None;
+            }
+            (next, standing.place)
+        };
         Some(Cursor {
             flow,
             epoch,
             side,
             next,
-            place: standing.place,
+            place,
             is_client: direction == Direction::ClientToServer,
             compresses,
             version: of.version,

@@ -122,11 +122,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Whether nothing is under way: neither bytes nor ends wait for others.
     pub(super) fn is_quiet(&self) -> bool {
-        self.held.is_empty()
-            && self.fin.is_none()
-            && self.stray.is_none()
-            && self.answer.is_none()
-            && !self.done
+        self.held.is_empty() && self.fin.is_none() && self.stray.is_none() && !self.done
     }
 
     /// Writes or reads a stream that is quiet.
@@ -148,6 +144,7 @@ impl Stream {
         p.number(&mut self.highest);
         p.option(&mut self.ack, |p, ack| p.short(&mut ack.0));
         p.number(&mut self.acked);
+        p.option(&mut self.answer, |p, answer| p.short(&mut answer.0));
     }
 
     /// Offset 0 is at `seq`.

@@ -14,7 +14,8 @@ use nix::{
 use wstap_common::{
     flow::{self, CursorKey, FlowKey, Followed, Verdict},
     record::{
-        DecodeError, RECORD_ARMING, RECORD_LOST, RECORD_WALK, RecordHeader, Walk as WalkRecord,
+        DecodeError, RECORD_ARMING, RECORD_LOST, RECORD_RESUMED, RECORD_TRIAL, RECORD_WALK,
+        RecordHeader, Walk as WalkRecord,
     },
     tally::element,
 };
@@ -301,7 +302,7 @@ pub fn with_record(
     take: &mut impl FnMut(Record<'_>),
 ) -> Result<bool, DecodeError> {
     let (header, body) = RecordHeader::decode(record)?;
-    if matches!(header.kind, RECORD_WALK | RECORD_LOST) {
+    if matches!(header.kind, RECORD_WALK | RECORD_LOST | RECORD_RESUMED) {
         with_walk(&header, &WalkRecord::decode(body)?, clock, take);
         return Ok(false);
     }
@@ -321,6 +322,7 @@ fn with_segment(
     let mut sample = Sample {
         tally: tally_of(header),
         boundary: None,
+        is_trial: header.kind == RECORD_TRIAL,
     };
     if header.kind == RECORD_ARMING {
         let syn = u32::from(segment.flags.syn());
@@ -366,6 +368,7 @@ fn with_walk(
         number: of.number,
         place: place(of.frames, state, of.message_len, of.message_frames),
         lost: (header.kind == RECORD_LOST).then_some(of.state >> 16),
+        resumed: header.kind == RECORD_RESUMED,
     };
     let mut entries = record.entries().map(|(entry, bytes)| Entry {
         seq: SeqNumber(entry.seq),

@@ -89,6 +89,7 @@ impl Source {
         script.sample = Sample {
             tally: TALLY + 1,
             boundary: Some(boundary),
+            is_trial: false,
         };
         script.server(RESPONSE.as_bytes());
         script.sample = Sample::default();
@@ -166,6 +167,7 @@ impl Source {
             number: 0,
             place: self.walkers[own].place,
             lost: None,
+            resumed: false,
         };
         let walker = &mut self.walkers[own];
         let each_frame = self.each_frame;
@@ -214,6 +216,7 @@ impl Source {
         self.script.sample = Sample {
             tally: TALLY + own,
             boundary: None,
+            is_trial: false,
         };
         self.script.segment(role, flags, bytes);
         self.script.sample = Sample::default();
@@ -622,6 +625,7 @@ fn a_late_segment_of_a_walked_direction_says_nothing() {
     s.script.sample = Sample {
         tally: TALLY + 1,
         boundary: None,
+        is_trial: false,
     };
     s.script.segment_at(Role::Server, ACK, seq, &bytes);
     s.script.sample = Sample::default();
