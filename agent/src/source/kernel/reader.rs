@@ -294,6 +294,21 @@ impl Reader {
     }
 }
 
+/// Lets time pass.
+///
+/// # Errors
+///
+/// The descriptor cannot be waited for.
+pub fn pause(timeout: Duration, stop: &UnixStream) -> std::io::Result<Woken> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, timeout) {
+        Ok(0) | Err(Errno::EINTR) => Ok(Woken::Records),
+        Ok(_) => Ok(Woken::Stop),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Hands over a decoded record as the segment that it is, with no copy made.
 pub fn with_segment(
     header: &RecordHeader,
