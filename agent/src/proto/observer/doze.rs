@@ -4,7 +4,11 @@
 //! so much is kept as to go on as if nothing had been put away: some two hundred bytes instead of
 //! thousands. A connection wakes up before anything is done with it.
 
-use super::{Live, Observer, State, table::{List, SlotId}, walks::Walks};
+use super::{
+    Live, Observer, State,
+    table::{List, SlotId},
+    walks::Walks,
+};
 use crate::proto::{
     flow::ConnId,
     packed::Packer,

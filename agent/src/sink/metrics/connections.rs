@@ -4,15 +4,9 @@ use std::{fmt::Write as _, net::SocketAddr};
 
 use serde::Serialize;
 
-use super::{
-    series::Live,
-    tally::OPCODES,
-};
+use super::{series::Live, tally::OPCODES};
 use crate::{
-    proto::{
-        flow::Direction,
-        time::Timestamp,
-    },
+    proto::{flow::Direction, time::Timestamp},
     sink::escape::is_hostile,
 };
 

@@ -121,7 +121,10 @@ fn a_proxys_client_is_told_the_next_hop() {
         assert_eq!(inner.key.as_deref(), Some(keys[1]));
         assert_eq!(outer.key.as_deref(), Some(keys[0]));
         assert_eq!(inner.next_hop, None);
-        let hop = outer.next_hop.as_ref().map(|hop| (hop.id, hop.client, hop.server));
+        let hop = outer
+            .next_hop
+            .as_ref()
+            .map(|hop| (hop.id, hop.client, hop.server));
         let expected = (inner.id, inner.client, inner.server);
         assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
     }
