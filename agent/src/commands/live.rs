@@ -34,7 +34,7 @@ use crate::{
     source::kernel::{
         self, Attacher, Counters, KernelError, Reader, Wake,
         attach::AttachStatus,
-        reader::{Record, Woken},
+        reader::{self, Record, Woken},
     },
 };
 
@@ -45,6 +45,9 @@ const BATCH: usize = 512;
 const BATCHES: usize = 16;
 /// How long the reader sleeps at most. Records that do not wake it are as old as this.
 const NAP: Duration = Duration::from_millis(50);
+/// How long records are left to gather behind those that woke the reader, where each one would:
+/// nobody's eyes are as fast, and to be woken takes longer than to read.
+const GATHER: Duration = Duration::from_millis(2);
 /// Between two updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at what the kernel program has counted; longer where a look takes long: of the
@@ -62,6 +65,7 @@ pub struct Source {
     attacher: Attacher,
     reader: Reader,
     counters: Counters,
+    wake: Wake,
 }
 
 impl Source {
@@ -76,6 +80,7 @@ impl Source {
             attacher,
             reader,
             counters,
+            wake,
         })
     }
 
@@ -100,6 +105,7 @@ impl Source {
             attacher,
             reader,
             counters,
+            wake,
         } = self;
         let mut pump = Pump {
             observer: Observer::new(observer.clone()).with_tallies(Box::new(reader.tallies())),
@@ -110,6 +116,7 @@ impl Source {
             attach: attacher.status(),
             tell: status,
             newest: Timestamp::default(),
+            gathers: wake == Wake::Each,
         };
         let links = Worker::spawn("links", move |stop| attacher.watch(&stop))?;
         let reader = Worker::spawn("reader", move |stop| {
@@ -221,6 +228,19 @@ struct Pump<S, F> {
     tell: F,
     /// Time of the last segment.
     newest: Timestamp,
+    /// Records are left to gather.
+    gathers: bool,
+}
+
+/// What [`Pump::read`] has found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    /// No record.
+    Nothing,
+    /// Some, and all that were there.
+    All,
+    /// Some, and there may be more.
+    More,
 }
 
 impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
@@ -256,12 +276,12 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
             let stopped = self.reader.wait(NAP, stop)? == Woken::Stop;
             // Taken before the records, so that none of those that follow is older.
             let time = self.reader.now();
-            self.read()?;
+            let found = self.read()?;
             self.observer.handle_timeout(time);
             self.pass_on()?;
             if stopped && !self.sink.is_done() {
                 // The ring buffer has no end while programs are attached: what was there is taken.
-                while self.read()? && self.newest <= time {}
+                while self.read()? == Found::More && self.newest <= time {}
                 self.observer.finish(self.newest.max(time));
                 self.pass_on()?;
             }
@@ -273,11 +293,16 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 return Ok(());
             }
             self.sink.flush()?;
+            if self.gathers && found == Found::All && reader::pause(GATHER, stop)? == Woken::Stop {
+                // Seen once more above, where it ends.
+                continue;
+            }
         }
     }
 
-    /// Takes records, but not for long; whether there may be more.
-    fn read(&mut self) -> io::Result<bool> {
+    /// Takes records, but not for long.
+    fn read(&mut self) -> io::Result<Found> {
+        let mut found = Found::Nothing;
         for _ in 0..BATCHES {
             let (observer, newest) = (&mut self.observer, &mut self.newest);
             let records = self.reader.drain(BATCH, |record| match record {
@@ -291,11 +316,14 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 }
             });
             self.pass_on()?;
+            if records > 0 {
+                found = Found::All;
+            }
             if self.sink.is_done() || records < BATCH {
-                return Ok(false);
+                return Ok(found);
             }
         }
-        Ok(true)
+        Ok(Found::More)
     }
 
     /// Hands the observer's verdicts to the kernel program and its events to the sink.

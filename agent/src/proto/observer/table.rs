@@ -1,6 +1,6 @@
 //! Where connections are kept: found by key, and in lists by how long they have been silent.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 // Seeded at random for each table, so that nobody can choose addresses that collide, and several
 // times as fast as the standard library's for each segment. What was hashed never shows.
@@ -46,10 +46,95 @@ struct Slot<T> {
     generation: u32,
 }
 
+/// Where keys are, without the keys: the slots have them. Open addressing with linear probing.
+#[derive(Debug, Default)]
+struct Index {
+    /// A power of two of places, of which a quarter is empty at least.
+    places: Vec<Place>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// [`NONE`] where it is empty.
+    at: u32,
+    hash: u32,
+}
+
+const EMPTY: Place = Place { at: NONE, hash: 0 };
+
+impl Index {
+    fn next(&self, place: usize) -> usize {
+        (place + 1) & (self.places.len() - 1)
+    }
+
+    fn home(&self, hash: u32) -> usize {
+        hash as usize & (self.places.len() - 1)
+    }
+
+    /// The place of what has this hash and `is_meant`.
+    fn place(&self, hash: u32, is_meant: impl Fn(u32) -> bool) -> Option<usize> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let mut place = self.home(hash);
+        loop {
+            let found = self.places[place];
+            if found.at == NONE {
+                return None;
+            }
+            if found.hash == hash && is_meant(found.at) {
+                return Some(place);
+            }
+            place = self.next(place);
+        }
+    }
+
+    /// Adds what is not there.
+    fn insert(&mut self, hash: u32, at: u32) {
+        if (self.len + 1) * 4 > self.places.len() * 3 {
+            let places = vec![EMPTY; (self.places.len() * 2).max(16)];
+            for place in std::mem::replace(&mut self.places, places) {
+                if place.at != NONE {
+                    self.put(place);
+                }
+            }
+        }
+        self.put(Place { at, hash });
+        self.len += 1;
+    }
+
+    fn put(&mut self, new: Place) {
+        let mut place = self.home(new.hash);
+        while self.places[place].at != NONE {
+            place = self.next(place);
+        }
+        self.places[place] = new;
+    }
+
+    /// Empties a place, and moves those behind it up that would not be found any more.
+    fn remove(&mut self, place: usize) {
+        self.len -= 1;
+        let mut hole = place;
+        let mut next = self.next(hole);
+        while self.places[next].at != NONE {
+            let home = self.home(self.places[next].hash);
+            let mask = self.places.len() - 1;
+            if next.wrapping_sub(home) & mask >= next.wrapping_sub(hole) & mask {
+                self.places[hole] = self.places[next];
+                hole = next;
+            }
+            next = self.next(next);
+        }
+        self.places[hole] = EMPTY;
+    }
+}
+
 /// Values by flow, each in one of the lists.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    index: HashMap<FlowKey, u32, RandomState>,
+    hasher: RandomState,
+    index: Index,
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
     lists: [Ends; LISTS],
@@ -63,7 +148,8 @@ impl<T> Table<T> {
             len: 0,
         };
         Self {
-            index: HashMap::default(),
+            hasher: RandomState::default(),
+            index: Index::default(),
             slots: Vec::new(),
             free: Vec::new(),
             lists: [empty; LISTS],
@@ -72,7 +158,17 @@ impl<T> Table<T> {
 
     /// Values in the table.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.index.len
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        self.hasher.hash_one(key) as u32
+    }
+
+    /// Where in the index a key is.
+    fn place(&self, key: &FlowKey) -> Option<usize> {
+        let is_meant = |at: u32| self.slots[at as usize].key == *key;
+        self.index.place(self.hash(key), is_meant)
     }
 
     /// Values in `list`.
@@ -81,7 +177,8 @@ impl<T> Table<T> {
     }
 
     pub fn find(&self, key: &FlowKey) -> Option<SlotId> {
-        self.index.get(key).copied().map(SlotId)
+        self.place(key)
+            .map(|place| SlotId(self.index.places[place].at))
     }
 
     /// Adds a value under a key that is not there, as the newest of `list`.
@@ -106,7 +203,7 @@ impl<T> Table<T> {
                 u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
             }
         };
-        self.index.insert(key, at);
+        self.index.insert(self.hash(&key), at);
         self.append(at);
         SlotId(at)
     }
@@ -119,7 +216,9 @@ impl<T> Table<T> {
             return;
         }
         let key = slot.key;
-        self.index.remove(&key);
+        if let Some(place) = self.place(&key) {
+            self.index.remove(place);
+        }
         self.unlink(id.0);
         self.free.push(id.0);
     }
@@ -257,5 +356,27 @@ mod tests {
         assert_eq!(first, second);
         assert_ne!(table.generation(second), generation);
         assert_eq!(table.find(&key(1)), None);
+    }
+
+    #[test]
+    fn the_index_finds_what_is_there_and_nothing_else() {
+        let mut table = Table::new();
+        let mut there = std::collections::BTreeMap::new();
+        let mut random = 1u32;
+        for _ in 0..50_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let port = (random >> 16) as u16 % 3000;
+            match there.remove(&port) {
+                Some(id) => table.remove(id),
+                None => {
+                    let id = table.insert(key(port), List::Open, port, Timestamp(0));
+                    there.insert(port, id);
+                }
+            }
+        }
+        assert_eq!(table.len(), there.len());
+        for port in 0..3000 {
+            assert_eq!(table.find(&key(port)), there.get(&port).copied());
+        }
     }
 }

@@ -157,11 +157,22 @@ impl Walks {
     /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet.
     pub(super) fn pack(&mut self, p: &mut Packer) {
         for side in &mut self.sides {
-            p.option(&mut side.next, |p, next| p.short(&mut next.0));
-            p.short(&mut side.number);
-            side.counts.pack(p);
-            p.short(&mut side.version);
-            p.option(&mut side.told, |p, told| p.short(&mut told.0));
+            let Side {
+                next,
+                number,
+                waiting: _,
+                counts,
+                version,
+                told,
+                moved: _,
+                trial: _,
+                confirmed: _,
+            } = side;
+            p.option(next, |p, next| p.short(&mut next.0));
+            p.short(number);
+            counts.pack(p);
+            p.short(version);
+            p.option(told, |p, told| p.short(&mut told.0));
         }
         for counts in &mut self.tcp {
             counts.pack(p);

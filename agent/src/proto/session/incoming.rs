@@ -102,24 +102,40 @@ impl Incoming {
 
     /// Writes or reads a direction that is quiet.
     pub fn pack(&mut self, p: &mut Packer) {
-        self.messages.pack(p);
-        self.content.pack(p);
-        self.pings.pack(p);
-        self.usual.pack(p);
-        let mut quiet = u64::try_from(self.quiet.as_nanos()).unwrap_or(u64::MAX);
-        p.number(&mut quiet);
-        self.quiet = Duration::from_nanos(quiet);
-        p.flag(&mut self.closed);
-        p.flag(&mut self.tallied);
-        p.number(&mut self.searched);
-        p.number(&mut self.index);
-        p.sparse(&mut self.frames.0);
-        p.sparse(&mut self.bytes.0);
+        let Self {
+            reading: _,
+            messages,
+            content,
+            quiet,
+            closed,
+            pings,
+            usual,
+            searched,
+            frames,
+            bytes,
+            completed,
+            reserved: _,
+            index,
+            tallied,
+        } = self;
+        messages.pack(p);
+        content.pack(p);
+        pings.pack(p);
+        usual.pack(p);
+        let mut nanos = u64::try_from(quiet.as_nanos()).unwrap_or(u64::MAX);
+        p.number(&mut nanos);
+        *quiet = Duration::from_nanos(nanos);
+        p.flag(closed);
+        p.flag(tallied);
+        p.number(searched);
+        p.number(index);
+        p.sparse(&mut frames.0);
+        p.sparse(&mut bytes.0);
         let MessageCounts {
             count,
             on_wire,
             inflated,
-        } = &mut self.completed;
+        } = completed;
         p.sparse([count, on_wire, inflated]);
     }
 

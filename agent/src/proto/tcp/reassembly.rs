@@ -127,24 +127,38 @@ impl Stream {
 
     /// Writes or reads a stream that is quiet.
     pub(super) fn pack(&mut self, p: &mut Packer) {
-        let mut start = self.start as u8;
-        p.byte(&mut start);
-        let starts = [
-            Start::Unknown,
-            Start::Tentative,
-            Start::Midstream,
-            Start::Acknowledged,
-            Start::Syn,
-        ];
-        self.start = starts.get(usize::from(start)).copied().unwrap_or_default();
-        p.flag(&mut self.seen);
-        self.oddities.pack(p);
-        p.number(&mut self.origin);
-        p.number(&mut self.next);
-        p.number(&mut self.highest);
-        p.option(&mut self.ack, |p, ack| p.short(&mut ack.0));
-        p.number(&mut self.acked);
-        p.option(&mut self.answer, |p, answer| p.short(&mut answer.0));
+        let Self {
+            start,
+            seen,
+            done: _,
+            oddities,
+            origin,
+            next,
+            highest,
+            ack,
+            acked,
+            fin: _,
+            answer,
+            held: _,
+            stray: _,
+        } = self;
+        let mut number = *start as u8;
+        p.byte(&mut number);
+        *start = match number {
+            1 => Start::Tentative,
+            2 => Start::Midstream,
+            3 => Start::Acknowledged,
+            4 => Start::Syn,
+            _ => Start::Unknown,
+        };
+        p.flag(seen);
+        oddities.pack(p);
+        p.number(origin);
+        p.number(next);
+        p.number(highest);
+        p.option(ack, |p, ack| p.short(&mut ack.0));
+        p.number(acked);
+        p.option(answer, |p, answer| p.short(&mut answer.0));
     }
 
     /// Offset 0 is at `seq`.

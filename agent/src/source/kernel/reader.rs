@@ -290,6 +290,21 @@ impl Reader {
     }
 }
 
+/// Lets time pass.
+///
+/// # Errors
+///
+/// The descriptor cannot be waited for.
+pub fn pause(timeout: Duration, stop: &UnixStream) -> std::io::Result<Woken> {
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, timeout) {
+        Ok(0) | Err(Errno::EINTR) => Ok(Woken::Records),
+        Ok(_) => Ok(Woken::Stop),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Hands over what a record of the ring buffer says, with no copy made; whether it is of a segment
 /// that was longer than what was copied of it.
 ///

@@ -28,9 +28,11 @@ use crate::proto::{
     walk::{self, Counts, LastFrame},
 };
 
-/// Pairs that are handed to the kernel program in one go at the start. A hundred thousand would
-/// take longer than anybody wants to wait for it.
+/// Pairs that are handed to the kernel program in one go. A hundred thousand would take longer than
+/// anybody wants to wait for it.
 const FILLED_AT_ONCE: u32 = 512;
+/// Pairs that are handed over before they are needed: as many WebSockets may open between two looks.
+const AHEAD: u32 = 8192;
 
 /// The tallies, as the observer looks them up.
 #[derive(Debug)]
@@ -131,8 +133,15 @@ impl Pairs {
         self.mapped.elements() / 2
     }
 
-    /// Gives away more of the pairs that never were, if there are any.
+    /// Gives away more of the pairs that never were, if there are any and they may be needed soon.
     pub(super) fn fill(&mut self) {
+        // They are taken in the order in which they were given. One of those that are looked at may
+        // have been taken and given back; not all of them.
+        let ahead = self.fresh.saturating_sub(AHEAD).max(1)..self.fresh;
+        let is_free = |pair| self.mapped.epoch(tally::element(pair, 0)) == 0;
+        if self.fresh > AHEAD && ahead.step_by(FILLED_AT_ONCE as usize).all(is_free) {
+            return;
+        }
         let end = self.len().min(self.fresh.saturating_add(FILLED_AT_ONCE));
         for pair in self.fresh..end {
             self.push(pair);

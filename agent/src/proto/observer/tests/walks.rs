@@ -404,6 +404,18 @@ fn says_what_whole_segments_say() {
 }
 
 #[test]
+fn what_is_silent_is_put_away() {
+    let mut s = Source::new(false);
+    for (role, part) in conversation().into_iter().take(1) {
+        s.send(role, ACK, &part);
+    }
+    s.script.observer.handle_tallies(s.script.now);
+    assert_eq!(s.script.observer.dozing, 1);
+    s.send(Role::Client, FIN | ACK, &[]);
+    assert_eq!(s.script.observer.dozing, 0);
+}
+
+#[test]
 fn control_frames_alone_count_as_much() {
     let mut s = Source::new(false);
     for (role, part) in conversation() {
