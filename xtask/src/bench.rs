@@ -5,7 +5,7 @@
 //! run, a count, or a statistic that the kernel keeps: what else the machine does changes all figures a
 //! little and none by much. `docs/performance.md` says what each means.
 
-mod agent;
+pub mod agent;
 mod application;
 pub mod child;
 mod first;

@@ -95,20 +95,20 @@ impl Guarded {
         Ok(clock.now().context("cannot read its clock")?.into())
     }
 
-    /// Bytes of memory that are its own, and how many files it has open.
+    /// What it holds at the moment.
     pub fn memory(&self) -> Result<Memory> {
         let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .context("cannot read the process's status")?;
-        let rss = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .context("the process's status does not tell its memory")?;
+        let status = fields(&status);
+        let bytes = |name: &str| {
+            let kib = status.get(name)?.strip_suffix(" kB")?.parse::<u64>().ok()?;
+            Some(kib << 10)
+        };
         let files = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list its files")?;
         Ok(Memory {
-            anonymous: rss << 10,
+            anonymous: bytes("RssAnon").context("its status has no anonymous memory")?,
+            resident: bytes("VmRSS").context("its status has no memory")?,
             files: files.count(),
         })
     }
@@ -176,7 +176,11 @@ impl Drop for Guarded {
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
+    /// Bytes of its own.
     pub anonymous: u64,
+    /// Bytes that are mapped, with what is of files and of the kernel's maps.
+    pub resident: u64,
+    /// Open files.
     pub files: usize,
 }
 

@@ -58,8 +58,16 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     let once = [
         ("not TCP (UDP, 64 B)", Kind::Plain(Plain::Udp, 64), 20.0),
         ("TCP, no WebSocket, 64 B", Kind::Plain(Plain::Tcp, 64), 90.0),
-        ("TCP, no WebSocket, 16 KiB", Kind::Plain(Plain::Tcp, 16 << 10), 90.0),
-        ("TCP, no WebSocket, HTTP body", Kind::Plain(Plain::Http, 16 << 10), 90.0),
+        (
+            "TCP, no WebSocket, 16 KiB",
+            Kind::Plain(Plain::Tcp, 16 << 10),
+            90.0,
+        ),
+        (
+            "TCP, no WebSocket, HTTP body",
+            Kind::Plain(Plain::Http, 16 << 10),
+            90.0,
+        ),
         (
             "segment inside a payload",
             Kind::WebSocket {
