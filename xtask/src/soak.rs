@@ -144,8 +144,8 @@ fn lose(pair: &Pair) -> Result<()> {
             &pair.client
         };
         let rules = format!(
-            "table ip wstap {{ chain in {{ type filter hook input priority 0; \
-             tcp {port} {LOSSY_PORT} numgen random mod 100 < 1 drop; }} }}"
+            "table ip wstap {{\nchain in {{\ntype filter hook input priority 0;\n\
+             tcp {port} {LOSSY_PORT} numgen random mod 100 < 1 drop\n}}\n}}"
         );
         let mut command = side.command("nft");
         process::capture(command.arg(rules)).context("cannot have segments lost")?;
