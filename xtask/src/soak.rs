@@ -68,9 +68,10 @@ pub fn command(args: &Args) -> Result<()> {
     let lossy = Server::start(&pair.server, Pair::address_of_server(LOSSY_PORT))?;
     lose(&pair)?;
 
-    // Connections come and go for as long as they linger: with less of that the agent is in its stride
-    // sooner.
-    let mut agent = Wstap::run(&pair.server, &wstap, &["--series-linger", "5s"])?;
+    // What is remembered of connections that have ended is bounded. With small bounds they are reached
+    // soon, and what grows beyond them is a leak.
+    let bounds = ["--series-linger", "5s", "--max-candidates", "1024"];
+    let mut agent = Wstap::run(&pair.server, &wstap, &bounds)?;
     let objects = agent.process.objects()?;
     let clients = Clients {
         side: &pair.client,

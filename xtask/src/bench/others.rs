@@ -20,7 +20,7 @@ use super::traffic::{Amount, Done, Load, Sent, opcode};
 use crate::{interrupt, oracle, process};
 
 /// How long one may take to begin, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// From when it listens until it is sure to be at work.
 const SETTLE: Duration = Duration::from_millis(300);
 /// Where a thread sees the packet sockets of its namespace, below a line of headings.
@@ -48,6 +48,8 @@ struct Taken {
     cpu: Vec<f64>,
     frames: u64,
     reported: f64,
+    /// Why there is no more of it.
+    fault: String,
 }
 
 /// All figures of the group.
@@ -72,20 +74,11 @@ pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
                 amount: Amount::Writes(writes),
             };
             let mut taken = Taken::default();
-            for round in 0..bench.pairs {
-                bench.progress(&format!("{}, {name}", tool.name()), round);
-                let before = round % 2 == 0;
-                let first = if before {
-                    Some(rate(&bench.client(load)?))
-                } else {
-                    None
-                };
-                let with = tool.watch(bench, load, &mut taken)?;
-                let without = match first {
-                    Some(rate) => rate,
-                    None => rate(&bench.client(load)?),
-                };
-                taken.left.push(with / without);
+            let done = tool.compare(bench, name, load, &mut taken);
+            interrupt::check()?;
+            // What went wrong with one says nothing about the others.
+            if let Err(error) = done {
+                taken.fault = format!("; it failed: {error:#}");
             }
             rows.extend(taken.rows(tool, name));
         }
@@ -108,14 +101,10 @@ impl Taken {
         };
         let share = self.reported / self.frames as f64;
         let reported = format!("{:.0} of {}", self.reported, self.frames);
+        let pairs = format!("{} pairs{}", self.left.len(), self.fault);
         vec![
             row("CPU per million frames", &self.cpu, "s", String::new()),
-            row(
-                "throughput left",
-                &self.left,
-                "",
-                format!("{} pairs", self.left.len()),
-            ),
+            row("throughput left", &self.left, "", pairs),
             row(tool.reports(), &[share], "", reported),
         ]
     }
@@ -159,6 +148,25 @@ impl Tool {
             }
             Self::Suricata => oracle::suricata_version()?.err(),
         })
+    }
+
+    /// Sends a load with it and without it, one after the other.
+    fn compare(self, bench: &Bench, name: &str, load: Load, taken: &mut Taken) -> Result<()> {
+        for round in 0..bench.pairs {
+            bench.progress(&format!("{}, {name}", self.name()), round);
+            let first = if round % 2 == 0 {
+                Some(rate(&bench.client(load)?))
+            } else {
+                None
+            };
+            let with = self.watch(bench, load, taken)?;
+            let without = match first {
+                Some(rate) => rate,
+                None => rate(&bench.client(load)?),
+            };
+            taken.left.push(with / without);
+        }
+        Ok(())
     }
 
     /// Has it watch one load. Returns frames a second that the application had.
