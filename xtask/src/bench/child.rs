@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 use nix::unistd::Pid;
@@ -31,7 +32,10 @@ pub struct Guarded {
 }
 
 impl Guarded {
+    /// Starts it in a process group of its own: Ctrl-C comes here alone, and the order in which things
+    /// end is ours.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        command.process_group(0);
         let shown = process::shown(command);
         let child = command
             .spawn()
@@ -55,7 +59,8 @@ impl Guarded {
     /// its whole life, that of its own children included.
     pub fn stop(&mut self, signal: Signal, limit: Duration) -> Result<Duration> {
         self.check()?;
-        kill(self.pid(), signal).with_context(|| format!("cannot end `{}`", self.shown))?;
+        // To the whole group, as Ctrl-C on a terminal does: some have children that capture for them.
+        killpg(self.pid(), signal).with_context(|| format!("cannot end `{}`", self.shown))?;
         let begun = Instant::now();
         // Of all children that were waited for: nobody waits for another meanwhile.
         let before = of_children()?;
@@ -167,7 +172,7 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             // It may have ended just now.
-            drop(self.child.kill());
+            let _ = killpg(self.pid(), Signal::SIGKILL);
             drop(self.child.wait());
         }
     }

@@ -31,16 +31,13 @@ impl Side {
         }
     }
 
-    /// A command inside, in a process group of its own: Ctrl-C comes here alone, and the order in
-    /// which things end is ours.
+    /// A command inside.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        use std::os::unix::process::CommandExt;
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
             .arg(program)
-            .stdin(Stdio::null())
-            .process_group(0);
+            .stdin(Stdio::null());
         command
     }
 
