@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -91,6 +91,9 @@ pub struct Pair {
     pub client: Side,
     /// Where the server is, and the agent.
     pub server: Side,
+    /// Whoever has it has the names: two runs at once would take away each other's namespaces. The
+    /// kernel lets go of it with the process.
+    _lock: File,
 }
 
 impl Pair {
@@ -104,9 +107,15 @@ impl Pair {
 
     /// Makes them; `name` is of six characters at most.
     pub fn make(name: &str) -> Result<Self> {
+        let path = format!("/run/wstap-{name}.lock");
+        let lock = File::create(&path).with_context(|| format!("cannot make {path}"))?;
+        if lock.try_lock().is_err() {
+            bail!("another run has the namespaces wstap-{name}-*: wait for its end");
+        }
         let pair = Self {
             client: Side::new(name, "client"),
             server: Side::new(name, "server"),
+            _lock: lock,
         };
         for side in [&pair.client, &pair.server] {
             // Left by one that was killed.
