@@ -178,7 +178,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> Result<Self> {
-        let path = workspace::target().join("xtask/bench");
+        let path = workspace::target().join(format!("xtask/bench-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -186,7 +186,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays is seen, and made anew by the next run.
+        // What stays is seen.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

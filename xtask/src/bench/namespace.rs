@@ -1,12 +1,13 @@
 //! Two network namespaces and the veth pair between them. They go with the guard, and all in them.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,8 +25,9 @@ pub struct Side {
 
 impl Side {
     fn new(name: &str, end: &str) -> Self {
+        let pid = std::process::id();
         Self {
-            namespace: format!("wstap-{name}-{end}"),
+            namespace: format!("{}{pid}-{end}", prefix(name)),
             // Names of devices have 15 characters.
             device: format!("{name}-{end}"),
         }
@@ -68,19 +70,35 @@ impl Side {
                 .map_err(|_| anyhow!("a thread of the measurement panicked"))?
         })
     }
+}
 
-    /// Ends what is still inside.
-    fn clear(&self) {
-        let mut list = Command::new("ip");
-        let listed = process::capture(list.args(["netns", "pids", &self.namespace]));
-        for pid in listed.unwrap_or_default().split_whitespace() {
-            if let Ok(pid) = pid.parse() {
-                // It may have ended just now. Threads of this process are inside only while they
-                // are waited for.
-                if pid != std::process::id() as i32 {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }
-            }
+/// What names of namespaces begin with; the number of the process that has made them follows.
+fn prefix(name: &str) -> String {
+    format!("wstap-{name}-")
+}
+
+/// Namespaces of processes that are no more: they were killed.
+fn abandoned(name: &str) -> Vec<String> {
+    let is_abandoned = |namespace: &String| {
+        let rest = namespace.strip_prefix(&prefix(name));
+        let pid = rest.and_then(|rest| rest.split('-').next());
+        pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(is_abandoned).collect()
+}
+
+/// Ends what is inside of a namespace.
+fn clear(namespace: &str) {
+    let mut list = Command::new("ip");
+    let listed = process::capture(list.args(["netns", "pids", namespace]));
+    for pid in listed.unwrap_or_default().split_whitespace() {
+        if let Ok(pid) = pid.parse()
+            && pid != std::process::id() as i32
+        {
+            // It may have ended just now.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
@@ -91,9 +109,6 @@ pub struct Pair {
     pub client: Side,
     /// Where the server is, and the agent.
     pub server: Side,
-    /// Whoever has it has the names: two runs at once would take away each other's namespaces. The
-    /// kernel lets go of it with the process.
-    _lock: File,
 }
 
 impl Pair {
@@ -107,21 +122,14 @@ impl Pair {
 
     /// Makes them; `name` is of six characters at most.
     pub fn make(name: &str) -> Result<Self> {
-        let path = format!("/run/wstap-{name}.lock");
-        let lock = File::create(&path).with_context(|| format!("cannot make {path}"))?;
-        if lock.try_lock().is_err() {
-            bail!("another run has the namespaces wstap-{name}-*: wait for its end");
+        for namespace in abandoned(name) {
+            clear(&namespace);
+            ip(&format!("netns del {namespace}"))?;
         }
         let pair = Self {
             client: Side::new(name, "client"),
             server: Side::new(name, "server"),
-            _lock: lock,
         };
-        for side in [&pair.client, &pair.server] {
-            // Left by one that was killed.
-            side.clear();
-            let _ = ip(&format!("netns del {}", side.namespace));
-        }
         let (client, server) = (&pair.client, &pair.server);
         for command in [
             format!("netns add {}", client.namespace),
@@ -158,7 +166,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         for side in [&self.client, &self.server] {
-            side.clear();
+            clear(&side.namespace);
             if let Err(error) = ip(&format!("netns del {}", side.namespace)) {
                 eprintln!("{error:#}");
             }
