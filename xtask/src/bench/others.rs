@@ -275,7 +275,7 @@ impl Tool {
                     .arg(&configuration)
                     .arg("-l")
                     .arg(bench.folder);
-                command.args(["-S", "/dev/null", "-k", "none", "--af-packet"]);
+                command.args(["-S", "/dev/null", "-k", "none"]);
                 command.arg(format!("--af-packet={device}"));
                 command
             }

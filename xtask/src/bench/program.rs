@@ -128,6 +128,11 @@ impl Statistics {
         fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
         Ok(Self { before })
     }
+
+    /// Switches them on again, where somebody else has switched them off meanwhile.
+    pub fn insist(&self) -> Result<()> {
+        fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))
+    }
 }
 
 impl Drop for Statistics {
