@@ -96,13 +96,21 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// Where the server listens.
     fn address(&self) -> SocketAddr {
-        Pair::address_of_server(PORT)
+        Pair::watched(PORT)
     }
 
     /// Plays a client.
     fn client(&self, load: Load) -> Result<Done> {
+        self.client_to(self.address(), load)
+    }
+
+    /// Plays a client over the pair at which nothing is attached.
+    fn bare_client(&self, load: Load) -> Result<Done> {
+        self.client_to(Pair::bare(PORT), load)
+    }
+
+    fn client_to(&self, address: SocketAddr, load: Load) -> Result<Done> {
         interrupt::check()?;
-        let address = self.address();
         let done = self.pair.client.within(|| traffic::client(address, load))?;
         interrupt::check()?;
         Ok(done)
@@ -261,7 +269,7 @@ fn with_bench<T>(
 ) -> Result<T> {
     let folder = Folder::make()?;
     let pair = Pair::make("wsben")?;
-    let server = Server::start(&pair.server, Pair::address_of_server(PORT))?;
+    let server = Server::start(&pair.server, PORT)?;
     work(&Bench {
         pair: &pair,
         server: &server,

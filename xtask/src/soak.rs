@@ -64,8 +64,8 @@ pub fn command(args: &Args) -> Result<()> {
     let wstap = binary(args.wstap.as_deref())?;
     interrupt::catch()?;
     let pair = Pair::make("wssoak")?;
-    let server = Server::start(&pair.server, Pair::address_of_server(PORT))?;
-    let lossy = Server::start(&pair.server, Pair::address_of_server(LOSSY_PORT))?;
+    let server = Server::start(&pair.server, PORT)?;
+    let lossy = Server::start(&pair.server, LOSSY_PORT)?;
     lose(&pair)?;
 
     // What is remembered of connections that have ended is bounded. With small bounds they are reached
@@ -75,8 +75,8 @@ pub fn command(args: &Args) -> Result<()> {
     let objects = agent.process.objects()?;
     let clients = Clients {
         side: &pair.client,
-        server: Pair::address_of_server(PORT),
-        lossy: Pair::address_of_server(LOSSY_PORT),
+        server: Pair::watched(PORT),
+        lossy: Pair::watched(LOSSY_PORT),
         end: Instant::now() + args.duration,
         done: Mutex::default(),
     };

@@ -1,4 +1,4 @@
-//! Two network namespaces and the veth pair between them. They go with the guard, and all in them.
+//! Two network namespaces and the veth pairs between them. They go with the guard, and all in them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -103,7 +103,10 @@ fn clear(namespace: &str) {
     }
 }
 
-/// The namespaces with the veth pair.
+/// The namespaces with the veth pair, and another one beside it at which nothing is attached.
+///
+/// Addresses are those for tests between networks (RFC 2544, RFC 6890): nothing else has them, and
+/// nothing leaves the pairs.
 pub struct Pair {
     /// Where the clients are.
     pub client: Side,
@@ -112,14 +115,6 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Of the clients. Addresses for tests between networks (RFC 2544, RFC 6890): nothing else has
-    /// them, and nothing leaves the pair.
-    pub const CLIENT: &'static str = "198.18.0.1";
-    /// Of the server.
-    pub const SERVER: &'static str = "198.18.0.2";
-    /// Bits of the network.
-    const NETWORK: u8 = 24;
-
     /// Makes them; `name` is of six characters at most.
     pub fn make(name: &str) -> Result<Self> {
         for namespace in abandoned(name) {
@@ -131,6 +126,7 @@ impl Pair {
             server: Side::new(name, "server"),
         };
         let (client, server) = (&pair.client, &pair.server);
+        let bare = |side: &Side| format!("{}-b", side.device);
         for command in [
             format!("netns add {}", client.namespace),
             format!("netns add {}", server.namespace),
@@ -138,8 +134,19 @@ impl Pair {
                 "-n {} link add {} type veth peer name {} netns {}",
                 client.namespace, client.device, server.device, server.namespace
             ),
-            Self::address(client, Self::CLIENT),
-            Self::address(server, Self::SERVER),
+            format!(
+                "-n {} link add {} type veth peer name {} netns {}",
+                client.namespace,
+                bare(client),
+                bare(server),
+                server.namespace
+            ),
+            Self::give(client, &client.device, "198.18.0.1"),
+            Self::give(server, &server.device, "198.18.0.2"),
+            Self::give(client, &bare(client), "198.18.1.1"),
+            Self::give(server, &bare(server), "198.18.1.2"),
+            format!("-n {} link set {} up", client.namespace, bare(client)),
+            format!("-n {} link set {} up", server.namespace, bare(server)),
             format!("-n {} link set {} up", client.namespace, client.device),
             format!("-n {} link set {} up", server.namespace, server.device),
             format!("-n {} link set lo up", server.namespace),
@@ -149,17 +156,18 @@ impl Pair {
         Ok(pair)
     }
 
-    fn address(side: &Side, address: &str) -> String {
-        let (namespace, device) = (&side.namespace, &side.device);
-        format!(
-            "-n {namespace} addr add {address}/{} dev {device}",
-            Self::NETWORK
-        )
+    fn give(side: &Side, device: &str, address: &str) -> String {
+        format!("-n {} addr add {address}/24 dev {device}", side.namespace)
     }
 
-    /// Where the server listens.
-    pub fn address_of_server(port: u16) -> SocketAddr {
+    /// Where the server listens, as a client gets there over the pair that is watched.
+    pub fn watched(port: u16) -> SocketAddr {
         SocketAddr::from(([198, 18, 0, 2], port))
+    }
+
+    /// The same over the other pair, at which nothing is attached.
+    pub fn bare(port: u16) -> SocketAddr {
+        SocketAddr::from(([198, 18, 1, 2], port))
     }
 }
 
