@@ -15,7 +15,7 @@ use super::agent::Wstap;
 use super::child::Guarded;
 use super::statistics::middle;
 use super::table::Row;
-use super::traced::{at_rest, reported};
+use super::traced::{at_rest, quiet, reported};
 use super::traffic::{Amount, Done, Load, Sent, opcode};
 use crate::{interrupt, oracle, process};
 
@@ -23,6 +23,8 @@ use crate::{interrupt, oracle, process};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// From when it listens until it is sure to be at work.
 const SETTLE: Duration = Duration::from_millis(300);
+/// How long one may be quiet before it goes on with what it has: tshark is told twice a second.
+const PAUSE: Duration = Duration::from_millis(1500);
 /// Where a thread sees the packet sockets of its namespace, below a line of headings.
 const SOCKETS: &str = "/proc/thread-self/net/packet";
 
@@ -216,7 +218,7 @@ impl Tool {
                 self.wait(bench, &mut process)?;
                 let begun = process.cpu()?;
                 let done = bench.client(load)?;
-                at_rest(&process)?;
+                quiet(&process, PAUSE)?;
                 // With what its own children took, as soon as they have ended.
                 let cpu = process
                     .stop(Signal::SIGINT, PATIENCE)?
