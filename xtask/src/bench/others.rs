@@ -227,7 +227,10 @@ impl Tool {
                 let said = fs::read_to_string(&errors).unwrap_or_default();
                 let (seen, of) = match self {
                     Self::Tcpdump => packets(&said)?,
-                    Self::Tshark => (lines(&out, tshark_frames)?, frames(&sent)),
+                    Self::Tshark => (
+                        lines(&out, |line| tshark_frames(line, load.payload))?,
+                        frames(&sent),
+                    ),
                     _ => (
                         lines(&bench.folder.join("eve.json"), suricata_frames)?,
                         frames(&sent),
@@ -331,7 +334,7 @@ fn packets(said: &str) -> Result<(u64, u64)> {
 }
 
 /// Sum over the lines of a file.
-fn lines(path: &Path, frames: fn(&str) -> u64) -> Result<u64> {
+fn lines(path: &Path, frames: impl Fn(&str) -> u64) -> Result<u64> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut sum = 0;
     for line in BufReader::new(file).lines() {
@@ -340,12 +343,16 @@ fn lines(path: &Path, frames: fn(&str) -> u64) -> Result<u64> {
     Ok(sum)
 }
 
-/// `0\t2,2,2\t64,64,64`
-fn tshark_frames(line: &str) -> u64 {
-    match line.split('\t').nth(1) {
-        None | Some("") => 0,
-        Some(opcodes) => opcodes.split(',').count() as u64,
-    }
+/// `0\t2,2,2\t64,64,64`: frames of one that has lost its place, and takes payload for headers, are not
+/// those that were sent. The close frame has two bytes.
+fn tshark_frames(line: &str, payload: usize) -> u64 {
+    let lengths = line.split('\t').nth(2).unwrap_or_default();
+    let sent = |length: &&str| {
+        length
+            .parse()
+            .is_ok_and(|len: usize| len == payload || len == 2)
+    };
+    lengths.split(',').filter(sent).count() as u64
 }
 
 fn suricata_frames(line: &str) -> u64 {
@@ -361,7 +368,7 @@ mod tests {
         let said = "listening on eth0\n7 packets captured\n9 packets received by filter\n\
                     2 packets dropped by kernel\n";
         assert_eq!(packets(said).unwrap(), (7, 9));
-        assert_eq!(tshark_frames("0\t2,2,9\t64,64,0"), 3);
-        assert_eq!(tshark_frames("0\t\t"), 0);
+        assert_eq!(tshark_frames("0\t2,2,8,6\t64,64,2,25", 64), 3);
+        assert_eq!(tshark_frames("0\t\t", 64), 0);
     }
 }
