@@ -31,7 +31,7 @@ const SHOWN: usize = 20;
 /// Anonymous memory of the second half may be so much more than that of the first: what a scrape needs
 /// for a moment.
 const GROWTH: f64 = 1.1;
-const SLACK: f64 = (1 << 20) as f64;
+const SLACK: f64 = (3 << 20) as f64;
 /// What is freed after a grace period of the kernel is gone by then.
 const GRACE: Duration = Duration::from_secs(10);
 
