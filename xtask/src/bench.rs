@@ -5,7 +5,7 @@
 //! run, a count, or a statistic that the kernel keeps: what else the machine does changes all figures a
 //! little and none by much. `docs/performance.md` says what each means.
 
-mod agent;
+pub mod agent;
 mod application;
 pub mod child;
 mod first;
@@ -99,13 +99,21 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     /// Where the server listens.
     fn address(&self) -> SocketAddr {
-        Pair::address_of_server(PORT)
+        Pair::watched(PORT)
     }
 
     /// Plays a client.
     fn client(&self, load: Load) -> Result<Done> {
+        self.client_to(self.address(), load)
+    }
+
+    /// Plays a client over the pair at which nothing is attached.
+    fn bare_client(&self, load: Load) -> Result<Done> {
+        self.client_to(Pair::bare(PORT), load)
+    }
+
+    fn client_to(&self, address: SocketAddr, load: Load) -> Result<Done> {
         interrupt::check()?;
-        let address = self.address();
         let done = self.pair.client.within(|| traffic::client(address, load))?;
         interrupt::check()?;
         Ok(done)
@@ -181,7 +189,7 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn make() -> Result<Self> {
-        let path = workspace::target().join("xtask/bench");
+        let path = workspace::target().join(format!("xtask/bench-{}", std::process::id()));
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }
@@ -189,7 +197,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What stays is seen, and made anew by the next run.
+        // What stays is seen.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -264,7 +272,7 @@ fn with_bench<T>(
 ) -> Result<T> {
     let folder = Folder::make()?;
     let pair = Pair::make("wsben")?;
-    let server = Server::start(&pair.server, Pair::address_of_server(PORT))?;
+    let server = Server::start(&pair.server, PORT)?;
     work(&Bench {
         pair: &pair,
         server: &server,

@@ -16,6 +16,7 @@ mod process;
 mod resync;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod walk;
 mod workspace;
@@ -97,6 +98,8 @@ enum Command {
     Walk(walk::Args),
     /// What wstap costs: kernel time a packet, throughput left, what is counted, copied and taken
     Bench(bench::Args),
+    /// The agent under a mixed load for a while: memory flat, counts exact, nothing left behind
+    Soak(soak::Args),
     /// How fast captures are read, beside what else reads them, and in how much memory
     BenchRead(bench_read::Args),
     /// What a program takes
@@ -104,11 +107,18 @@ enum Command {
     Measure(measure::Args),
 }
 
+/// A time, in seconds where nothing else is said.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let digits = text.strip_suffix('s').unwrap_or(text);
-    match digits.parse::<f64>() {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let unit = match text.strip_prefix(digits) {
+        Some("" | "s") => 1.0,
+        Some("m") => 60.0,
+        Some("h") => 3600.0,
+        _ => f64::NAN,
+    };
+    match digits.parse::<f64>().map(|number| number * unit) {
         Ok(n) if n > 0.0 && n <= 86_400.0 => Ok(Duration::from_secs_f64(n)),
-        _ => Err("a number of seconds is meant, at most a day, as 10 or 10s".to_owned()),
+        _ => Err("a time is meant, at most a day, as 10, 10s or 20m".to_owned()),
     }
 }
 
@@ -134,6 +144,7 @@ fn main() -> ExitCode {
         Command::Resync(args) => resync::command(&args),
         Command::Walk(args) => walk::command(&args),
         Command::Bench(args) => bench::command(&args),
+        Command::Soak(args) => soak::command(&args),
         Command::BenchRead(args) => bench_read::command(&args),
         Command::Measure(args) => measure::command(&args),
     };

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{bench_read, fuzz, kernels, oracle, process, workspace};
+use crate::{bench, bench_read, fuzz, kernels, oracle, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
@@ -78,6 +78,10 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
     if no_kernel {
         return Ok(());
     }
+    steps.take("counts at full speed", || {
+        let wstap = workspace::target().join("debug/wstap");
+        bench::check(&wstap)
+    })?;
     if !kernels::runs_here() {
         println!("No other kernels are booted: they are x86-64's, and this machine is not.");
         return Ok(());

@@ -69,7 +69,7 @@ impl<'a> Wstap<'a> {
     }
 
     fn start(side: &'a Side, binary: &Path, args: &[&str], out: &Path) -> Result<Self> {
-        let log = workspace::target().join(format!("{}-wstap.log", side.namespace));
+        let log = workspace::target().join(format!("{}-wstap.log", side.device));
         let errors =
             File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let out = File::create(out).with_context(|| format!("cannot write {}", out.display()))?;

@@ -1,5 +1,9 @@
 //! What wstap leaves to the application: throughput and round trips with it and without it, one after
 //! the other, and what `run` counted, copied and took meanwhile.
+//!
+//! Without it is over another veth pair between the same namespaces, at which nothing is attached: so a
+//! second and not a start of the agent lies between what is compared, and other work of the machine is
+//! in both.
 
 use std::time::Duration;
 
@@ -86,26 +90,43 @@ struct Watched {
     found: f64,
 }
 
+/// The agent, and what it had when it was last looked at.
+struct Look<'a> {
+    agent: Wstap<'a>,
+    /// Of both ends, over the pair that is watched.
+    sent: [Sent; 2],
+    counted: [Sent; 2],
+    places: (f64, f64),
+}
+
 /// All figures of the group.
 pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let mut ratios: [Vec<f64>; CASES.len()] = Default::default();
     let mut rates: [Vec<f64>; CASES.len()] = Default::default();
     let mut watched: [Watched; CASES.len()] = Default::default();
+    let mut look = Look {
+        agent: Wstap::run(&bench.pair.server, bench.wstap, &[])?,
+        sent: Default::default(),
+        counted: Default::default(),
+        places: (0.0, 0.0),
+    };
     for round in 0..bench.pairs {
         bench.progress("throughput", round);
-        let (without, with);
-        if round % 2 == 0 {
-            without = alone(bench)?;
-            with = with_agent(bench, &mut watched)?;
-        } else {
-            with = with_agent(bench, &mut watched)?;
-            without = alone(bench)?;
-        }
-        for at in 0..CASES.len() {
-            ratios[at].push(with[at] / without[at]);
-            rates[at].push(without[at]);
+        for (at, case) in CASES.iter().enumerate() {
+            let load = load(case, bench.sample);
+            let (without, with);
+            if round % 2 == 0 {
+                without = rate(&bench.bare_client(load)?);
+                with = look.at(bench, load, &mut watched[at])?;
+            } else {
+                with = look.at(bench, load, &mut watched[at])?;
+                without = rate(&bench.bare_client(load)?);
+            }
+            ratios[at].push(with / without);
+            rates[at].push(without);
         }
     }
+    look.agent.stop(Signal::SIGTERM)?;
 
     let mut rows = Vec::new();
     for ((case, ratios), rates) in CASES.iter().zip(ratios).zip(rates) {
@@ -175,46 +196,36 @@ fn rate(done: &Done) -> f64 {
     done.sent.frames[usize::from(opcode::BINARY)] as f64 / done.elapsed.as_secs_f64()
 }
 
-fn alone(bench: &Bench) -> Result<[f64; CASES.len()]> {
-    let mut rates = [f64::NAN; CASES.len()];
-    for (case, slot) in CASES.iter().zip(&mut rates) {
-        *slot = rate(&bench.client(load(case, bench.sample))?);
-    }
-    Ok(rates)
-}
-
-fn with_agent(bench: &Bench, watched: &mut [Watched; CASES.len()]) -> Result<[f64; CASES.len()]> {
-    let agent = Wstap::run(&bench.pair.server, bench.wstap, &[])?;
-    let mut ledger = Ledger::new(bench);
-    let mut rates = [f64::NAN; CASES.len()];
-    // What it did for the case before, and for being asked, is done.
-    let mut sent_before = [Sent::default(); 2];
-    let mut counted_before = [Sent::default(); 2];
-    let mut places = (0.0, 0.0);
-    for ((case, slot), watched) in CASES.iter().zip(&mut rates).zip(watched) {
+impl Look<'_> {
+    /// Watches one load. Returns frames a second.
+    fn at(&mut self, bench: &Bench, load: Load, watched: &mut Watched) -> Result<f64> {
+        let agent = &self.agent;
+        let mut ledger = Ledger::new(bench);
         let ring = agent.process.ring_position(RING)?;
         let cpu = agent.process.cpu()?;
-        let done = bench.client(load(case, bench.sample))?;
+        let done = bench.client(load)?;
+        // Before it is asked for anything.
         let cpu = agent.process.cpu()?.saturating_sub(cpu);
-        *slot = rate(&done);
         ledger.add(&done);
 
         let sent = ledger.sent(bench);
-        let metrics = agent.settled(&sent)?;
+        for (all, sent) in self.sent.iter_mut().zip(sent) {
+            *all += sent;
+        }
+        let metrics = agent.settled(&self.sent)?;
         let counted = metrics.counted();
         for direction in 0..2 {
-            watched.sent[direction] += sent[direction] - sent_before[direction];
-            watched.counted[direction] += counted[direction] - counted_before[direction];
+            watched.sent[direction] += sent[direction];
+            watched.counted[direction] += counted[direction] - self.counted[direction];
         }
-        (sent_before, counted_before) = (sent, counted);
+        self.counted = counted;
         watched.ring += agent.process.ring_position(RING)?.saturating_sub(ring);
         let millions = done.sent.frames[usize::from(opcode::BINARY)] as f64 / 1e6;
         watched.cpu.push(cpu.as_secs_f64() / millions);
         let (lost, found) = metrics.places();
-        watched.lost += lost - places.0;
-        watched.found += found - places.1;
-        places = (lost, found);
+        watched.lost += lost - self.places.0;
+        watched.found += found - self.places.1;
+        self.places = (lost, found);
+        Ok(rate(&done))
     }
-    agent.stop(Signal::SIGTERM)?;
-    Ok(rates)
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::time::TimeValLike;
 use nix::time::ClockId;
 use nix::unistd::Pid;
@@ -31,7 +32,10 @@ pub struct Guarded {
 }
 
 impl Guarded {
+    /// Starts it in a process group of its own: Ctrl-C comes here alone, and the order in which things
+    /// end is ours.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        command.process_group(0);
         let shown = process::shown(command);
         let child = command
             .spawn()
@@ -55,7 +59,8 @@ impl Guarded {
     /// its whole life, that of its own children included.
     pub fn stop(&mut self, signal: Signal, limit: Duration) -> Result<Duration> {
         self.check()?;
-        kill(self.pid(), signal).with_context(|| format!("cannot end `{}`", self.shown))?;
+        // To the whole group, as Ctrl-C on a terminal does: some have children that capture for them.
+        killpg(self.pid(), signal).with_context(|| format!("cannot end `{}`", self.shown))?;
         let begun = Instant::now();
         // Of all children that were waited for: nobody waits for another meanwhile.
         let before = of_children()?;
@@ -95,20 +100,20 @@ impl Guarded {
         Ok(clock.now().context("cannot read its clock")?.into())
     }
 
-    /// Bytes of memory that are its own, and how many files it has open.
+    /// What it holds at the moment.
     pub fn memory(&self) -> Result<Memory> {
         let pid = self.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status"))
             .context("cannot read the process's status")?;
-        let rss = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .context("the process's status does not tell its memory")?;
+        let status = fields(&status);
+        let bytes = |name: &str| {
+            let kib = status.get(name)?.strip_suffix(" kB")?.parse::<u64>().ok()?;
+            Some(kib << 10)
+        };
         let files = fs::read_dir(format!("/proc/{pid}/fd")).context("cannot list its files")?;
         Ok(Memory {
-            anonymous: rss << 10,
+            anonymous: bytes("RssAnon").context("its status has no anonymous memory")?,
+            resident: bytes("VmRSS").context("its status has no memory")?,
             files: files.count(),
         })
     }
@@ -167,7 +172,7 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             // It may have ended just now.
-            drop(self.child.kill());
+            let _ = killpg(self.pid(), Signal::SIGKILL);
             drop(self.child.wait());
         }
     }
@@ -176,7 +181,11 @@ impl Drop for Guarded {
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
+    /// Bytes of its own.
     pub anonymous: u64,
+    /// Bytes that are mapped, with what is of files and of the kernel's maps.
+    pub resident: u64,
+    /// Open files.
     pub files: usize,
 }
 

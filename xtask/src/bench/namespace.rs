@@ -1,8 +1,9 @@
-//! Two network namespaces and the veth pair between them. They go with the guard, and all in them.
+//! Two network namespaces and the veth pairs between them. They go with the guard, and all in them.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -24,23 +25,21 @@ pub struct Side {
 
 impl Side {
     fn new(name: &str, end: &str) -> Self {
+        let pid = std::process::id();
         Self {
-            namespace: format!("wstap-{name}-{end}"),
+            namespace: format!("{}{pid}-{end}", prefix(name)),
             // Names of devices have 15 characters.
             device: format!("{name}-{end}"),
         }
     }
 
-    /// A command inside, in a process group of its own: Ctrl-C comes here alone, and the order in
-    /// which things end is ours.
+    /// A command inside.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        use std::os::unix::process::CommandExt;
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
             .arg(program)
-            .stdin(Stdio::null())
-            .process_group(0);
+            .stdin(Stdio::null());
         command
     }
 
@@ -71,24 +70,43 @@ impl Side {
                 .map_err(|_| anyhow!("a thread of the measurement panicked"))?
         })
     }
+}
 
-    /// Ends what is still inside.
-    fn clear(&self) {
-        let mut list = Command::new("ip");
-        let listed = process::capture(list.args(["netns", "pids", &self.namespace]));
-        for pid in listed.unwrap_or_default().split_whitespace() {
-            if let Ok(pid) = pid.parse() {
-                // It may have ended just now. Threads of this process are inside only while they
-                // are waited for.
-                if pid != std::process::id() as i32 {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }
-            }
+/// What names of namespaces begin with; the number of the process that has made them follows.
+fn prefix(name: &str) -> String {
+    format!("wstap-{name}-")
+}
+
+/// Namespaces of processes that are no more: they were killed.
+fn abandoned(name: &str) -> Vec<String> {
+    let is_abandoned = |namespace: &String| {
+        let rest = namespace.strip_prefix(&prefix(name));
+        let pid = rest.and_then(|rest| rest.split('-').next());
+        pid.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+    };
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(is_abandoned).collect()
+}
+
+/// Ends what is inside of a namespace.
+fn clear(namespace: &str) {
+    let mut list = Command::new("ip");
+    let listed = process::capture(list.args(["netns", "pids", namespace]));
+    for pid in listed.unwrap_or_default().split_whitespace() {
+        if let Ok(pid) = pid.parse()
+            && pid != std::process::id() as i32
+        {
+            // It may have ended just now.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// The namespaces with the veth pair.
+/// The namespaces with the veth pair, and another one beside it at which nothing is attached.
+///
+/// Addresses are those for tests between networks (RFC 2544, RFC 6890): nothing else has them, and
+/// nothing leaves the pairs.
 pub struct Pair {
     /// Where the clients are.
     pub client: Side,
@@ -97,26 +115,18 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Of the clients. Addresses for tests between networks (RFC 2544, RFC 6890): nothing else has
-    /// them, and nothing leaves the pair.
-    pub const CLIENT: &'static str = "198.18.0.1";
-    /// Of the server.
-    pub const SERVER: &'static str = "198.18.0.2";
-    /// Bits of the network.
-    const NETWORK: u8 = 24;
-
     /// Makes them; `name` is of six characters at most.
     pub fn make(name: &str) -> Result<Self> {
+        for namespace in abandoned(name) {
+            clear(&namespace);
+            ip(&format!("netns del {namespace}"))?;
+        }
         let pair = Self {
             client: Side::new(name, "client"),
             server: Side::new(name, "server"),
         };
-        for side in [&pair.client, &pair.server] {
-            // Left by one that was killed.
-            side.clear();
-            let _ = ip(&format!("netns del {}", side.namespace));
-        }
         let (client, server) = (&pair.client, &pair.server);
+        let bare = |side: &Side| format!("{}-b", side.device);
         for command in [
             format!("netns add {}", client.namespace),
             format!("netns add {}", server.namespace),
@@ -124,8 +134,19 @@ impl Pair {
                 "-n {} link add {} type veth peer name {} netns {}",
                 client.namespace, client.device, server.device, server.namespace
             ),
-            Self::address(client, Self::CLIENT),
-            Self::address(server, Self::SERVER),
+            format!(
+                "-n {} link add {} type veth peer name {} netns {}",
+                client.namespace,
+                bare(client),
+                bare(server),
+                server.namespace
+            ),
+            Self::give(client, &client.device, "198.18.0.1"),
+            Self::give(server, &server.device, "198.18.0.2"),
+            Self::give(client, &bare(client), "198.18.1.1"),
+            Self::give(server, &bare(server), "198.18.1.2"),
+            format!("-n {} link set {} up", client.namespace, bare(client)),
+            format!("-n {} link set {} up", server.namespace, bare(server)),
             format!("-n {} link set {} up", client.namespace, client.device),
             format!("-n {} link set {} up", server.namespace, server.device),
             format!("-n {} link set lo up", server.namespace),
@@ -135,24 +156,25 @@ impl Pair {
         Ok(pair)
     }
 
-    fn address(side: &Side, address: &str) -> String {
-        let (namespace, device) = (&side.namespace, &side.device);
-        format!(
-            "-n {namespace} addr add {address}/{} dev {device}",
-            Self::NETWORK
-        )
+    fn give(side: &Side, device: &str, address: &str) -> String {
+        format!("-n {} addr add {address}/24 dev {device}", side.namespace)
     }
 
-    /// Where the server listens.
-    pub fn address_of_server(port: u16) -> SocketAddr {
+    /// Where the server listens, as a client gets there over the pair that is watched.
+    pub fn watched(port: u16) -> SocketAddr {
         SocketAddr::from(([198, 18, 0, 2], port))
+    }
+
+    /// The same over the other pair, at which nothing is attached.
+    pub fn bare(port: u16) -> SocketAddr {
+        SocketAddr::from(([198, 18, 1, 2], port))
     }
 }
 
 impl Drop for Pair {
     fn drop(&mut self) {
         for side in [&self.client, &self.server] {
-            side.clear();
+            clear(&side.namespace);
             if let Err(error) = ip(&format!("netns del {}", side.namespace)) {
                 eprintln!("{error:#}");
             }

@@ -44,14 +44,14 @@ struct Sample {
 /// All figures of the group.
 pub fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let object = empty_object()?;
-    let _statistics = Statistics::on()?;
-    let mut rows = tallied(bench, &object)?;
-    rows.extend(recorded(bench, &object)?);
+    let statistics = Statistics::on()?;
+    let mut rows = tallied(bench, &object, &statistics)?;
+    rows.extend(recorded(bench, &object, &statistics)?);
     Ok(rows)
 }
 
 /// What `run` costs.
-fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
+fn tallied(bench: &Bench, object: &Path, statistics: &Statistics) -> Result<Vec<Row>> {
     let agent = Wstap::run(&bench.pair.server, bench.wstap, &["--attach", "tcx"])?;
     let empty = Empty::attach(&bench.pair.server, object)?;
     let mut ledger = Ledger::new(bench);
@@ -82,6 +82,7 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     for round in 0..bench.pairs {
         bench.progress("kernel time a packet", round);
         for ((_, kind, _), samples) in once.iter().zip(&mut samples) {
+            statistics.insist()?;
             samples.push(sample(bench, *kind, &agent, &empty, &mut ledger)?);
         }
         for (&together, samples) in TOGETHER.iter().zip(&mut frames) {
@@ -89,6 +90,7 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
                 payload: SMALL,
                 together,
             };
+            statistics.insist()?;
             samples.push(sample(bench, kind, &agent, &empty, &mut ledger)?);
         }
     }
@@ -140,7 +142,7 @@ fn tallied(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
 }
 
 /// What `trace` costs.
-fn recorded(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
+fn recorded(bench: &Bench, object: &Path, statistics: &Statistics) -> Result<Vec<Row>> {
     let flags = ["--attach", "tcx", "--ring-buffer", LARGE_RING];
     let tracer = Wstap::trace(
         &bench.pair.server,
@@ -157,6 +159,7 @@ fn recorded(bench: &Bench, object: &Path) -> Result<Vec<Row>> {
     let mut samples = Vec::new();
     for round in 0..bench.pairs {
         bench.progress("kernel time a packet, traced", round);
+        statistics.insist()?;
         samples.push(sample(bench, kind, &tracer, &empty, &mut ledger)?);
     }
     drop(empty);

@@ -69,21 +69,25 @@ fn bpftool(args: &[&str]) -> Result<Value> {
     serde_json::from_str(&said).context("cannot read what bpftool says")
 }
 
-/// Numbers of the programs and of the maps that the kernel has loaded under a name that begins so.
-pub fn named(object: &str, prefix: &str) -> Result<Vec<u64>> {
-    let shown = bpftool(&[object, "show"])?;
-    let all = shown.as_array().map(Vec::as_slice).unwrap_or_default();
-    let ours = all.iter().filter(|one| {
-        one["name"]
-            .as_str()
-            .is_some_and(|name| name.starts_with(prefix))
-    });
-    Ok(ours.filter_map(|one| one["id"].as_u64()).collect())
+/// What the kernel has loaded of an object: `prog` or `map`.
+fn loaded(object: &str) -> Result<Vec<Value>> {
+    match bpftool(&[object, "show"])? {
+        Value::Array(all) => Ok(all),
+        _ => Ok(Vec::new()),
+    }
 }
 
-/// Numbers of all maps, whatever their names.
-pub fn maps() -> Result<Vec<u64>> {
-    named("map", "")
+/// Numbers of all that the kernel has loaded of an object.
+pub fn numbers(object: &str) -> Result<Vec<u64>> {
+    let all = loaded(object)?;
+    Ok(all.iter().filter_map(|one| one["id"].as_u64()).collect())
+}
+
+/// Numbers of the programs of this name.
+fn named(name: &str) -> Result<Vec<u64>> {
+    let all = loaded("prog")?;
+    let named = all.iter().filter(|one| one["name"] == name);
+    Ok(named.filter_map(|one| one["id"].as_u64()).collect())
 }
 
 /// The number of the program of this name that a filter of a side's device has.
@@ -124,6 +128,11 @@ impl Statistics {
         fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))?;
         Ok(Self { before })
     }
+
+    /// Switches them on again, where somebody else has switched them off meanwhile.
+    pub fn insist(&self) -> Result<()> {
+        fs::write(STATISTICS, "1").with_context(|| format!("cannot write {STATISTICS}"))
+    }
 }
 
 impl Drop for Statistics {
@@ -148,7 +157,7 @@ pub struct Empty<'a> {
 
 impl<'a> Empty<'a> {
     pub fn attach(side: &'a Side, object: &Path) -> Result<Self> {
-        let before = named("prog", EMPTY)?;
+        let before = named(EMPTY)?;
         side.tc("qdisc", "add", &["clsact"])?;
         // From here on the qdisc goes with it, and the filter with the qdisc.
         let mut filter = Self { side, program: 0 };
@@ -158,7 +167,7 @@ impl<'a> Empty<'a> {
             "add",
             &["ingress", "bpf", "da", "obj", object, "sec", "classifier"],
         )?;
-        let new = named("prog", EMPTY)?;
+        let new = named(EMPTY)?;
         let new = new.iter().find(|program| !before.contains(program));
         filter.program = *new.context("the empty program is not there after it was attached")?;
         Ok(filter)

@@ -16,9 +16,10 @@ use super::traffic::{Amount, Load, Sent, opcode};
 use super::{Bench, Ledger};
 use crate::interrupt;
 
-/// A process that has taken less than this in [`QUIET_FOR`] has nothing more to do.
+/// A process that has taken less than this for a while has nothing more to do.
 const QUIET: Duration = Duration::from_millis(10);
-const QUIET_FOR: Duration = Duration::from_millis(200);
+/// How long wstap may be quiet before it goes on with what it has.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How long a process may take to come to rest.
 const REST: Duration = Duration::from_secs(90);
 
@@ -136,12 +137,17 @@ fn rows_of(bench: &Bench, case: &Case) -> Result<Vec<Row>> {
     ])
 }
 
-/// Waits until a process takes hardly any time any more.
+/// Waits until wstap has nothing more to do.
 pub fn at_rest(process: &Guarded) -> Result<()> {
+    quiet(process, PAUSE)
+}
+
+/// Waits until a process takes hardly any time for so long.
+pub fn quiet(process: &Guarded, long: Duration) -> Result<()> {
     let begun = Instant::now();
     let mut before = process.cpu()?;
     while begun.elapsed() < REST {
-        interrupt::pause(QUIET_FOR)?;
+        interrupt::pause(long)?;
         let now = process.cpu()?;
         if now.saturating_sub(before) < QUIET {
             return Ok(());

@@ -3,7 +3,7 @@
 //! knows to the frame what it has sent.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{AddAssign, Sub};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -316,8 +316,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens for TCP and UDP, and at the next port for TCP that is no WebSocket.
-    pub fn start(side: &Side, address: SocketAddr) -> Result<Self> {
+    /// Listens for TCP and UDP, and at the next port for TCP that is no WebSocket; at all addresses.
+    pub fn start(side: &Side, port: u16) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let bind = |address| {
             let listener =
                 TcpListener::bind(address).with_context(|| format!("cannot bind {address}"))?;
