@@ -177,6 +177,18 @@ const _: () = assert!(size_of::<Followed>() == 200);
 pub struct Walked {
     /// A [`Place`].
     pub place: u64,
+    /// Sequence number behind the newest byte seen at the owner.
+    pub high: u32,
+    /// The hook that accounts for this direction, see [`hook`]. 0 until a hook has claimed it.
+    pub owner: u32,
+    /// See [`crate::oddity::note`].
+    pub hole: [u32; 2],
+    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
+    /// is. It names the next.
+    pub waiting: u32,
+    /// Frames so far.
+    pub frames: u32,
+    // What is above, most segments need: it is together, for the cache's sake.
     /// In [`mode::FAR`]: payload bytes from the place to the next header. In [`mode::CONTROL`]:
     /// payload bytes that are still to be copied, in the lowest eight bits, and above them how many
     /// come behind these before the next header.
@@ -188,21 +200,10 @@ pub struct Walked {
     /// `CLOCK_MONOTONIC` nanoseconds since when segments have been waiting, if any are. In
     /// [`mode::WHOLE`] and [`mode::TRIAL`] a [`Trial`].
     pub waiting_since: u64,
-    /// Sequence number behind the newest byte seen at the owner.
-    pub high: u32,
-    /// The hook that accounts for this direction, see [`hook`]. 0 until a hook has claimed it.
-    pub owner: u32,
-    /// Frames so far.
-    pub frames: u32,
     /// Frames of the message under way.
     pub message_frames: u32,
     /// Records so far.
     pub records: u32,
-    /// See [`crate::oddity::note`].
-    pub hole: [u32; 2],
-    /// The slot of the segment that was set aside last because one before it is missing; 0 if none
-    /// is. It names the next.
-    pub waiting: u32,
 }
 
 impl Walked {

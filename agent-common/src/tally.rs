@@ -37,17 +37,6 @@ pub const fn size_bound(class: usize) -> u64 {
 pub struct Tally {
     /// `CLOCK_MONOTONIC` nanoseconds of the last payload at the owner's hook.
     pub last_seen: u64,
-    /// Payload bytes as the headers declare them, by [`frame_kind`]; the last is not used. Of the
-    /// frame under way too: [`Self::ahead`] of them have not been seen.
-    pub bytes: [u64; BYTE_KINDS],
-    /// Declared payload bytes of the last frame.
-    pub last_size: u64,
-    /// Declared payload bytes of the last message that has its last frame.
-    pub last_message_size: u64,
-    /// Payload bytes of all messages that are counted.
-    pub message_bytes: u64,
-    /// Payload bytes behind [`Self::next`] before the next header: not 0 in frames of a GiB and more.
-    pub rest: u64,
     /// Sequence number of the next header byte, or where [`Self::rest`] begins.
     pub next: u32,
     /// Sequence number behind the newest byte.
@@ -56,6 +45,17 @@ pub struct Tally {
     pub epoch: u32,
     /// The last frame: its opcode, [`LAST_ENDS_MESSAGE`], and [`Self::messages`]' index above.
     pub last: u32,
+    /// Payload bytes behind [`Self::next`] before the next header: not 0 in frames of a GiB and more.
+    pub rest: u64,
+    /// Declared payload bytes of the last frame.
+    pub last_size: u64,
+    /// Declared payload bytes of the last message that has its last frame.
+    pub last_message_size: u64,
+    /// Payload bytes of all messages that are counted.
+    pub message_bytes: u64,
+    /// Payload bytes as the headers declare them, by [`frame_kind`]; the last is not used. Of the
+    /// frame under way too: [`Self::ahead`] of them have not been seen.
+    pub bytes: [u64; BYTE_KINDS],
     /// Frames, by [`frame_kind`].
     pub frames: [u32; FRAME_KINDS],
     /// Messages whose last header was seen.
@@ -94,6 +94,30 @@ pub const fn element(pair: u32, sender: u32) -> u32 {
     pair.wrapping_mul(2) | (sender & 1)
 }
 
+/// The numbers of an element, one after the other.
+struct Words<'a> {
+    words: core::slice::Iter<'a, u64>,
+    /// The second half of the word whose first half was taken.
+    second: Option<u32>,
+}
+
+impl Words<'_> {
+    fn long(&mut self) -> u64 {
+        self.words.next().copied().unwrap_or_default()
+    }
+
+    fn short(&mut self) -> u32 {
+        match self.second.take() {
+            Some(second) => second,
+            None => {
+                let [a, b, c, d, e, f, g, h] = self.long().to_ne_bytes();
+                self.second = Some(u32::from_ne_bytes([e, f, g, h]));
+                u32::from_ne_bytes([a, b, c, d])
+            }
+        }
+    }
+}
+
 impl Tally {
     /// Where in the element [`Self::epoch`] is, in bytes.
     pub const EPOCH_AT: usize = core::mem::offset_of!(Self, epoch);
@@ -109,40 +133,30 @@ impl Tally {
     /// Decodes an element.
     #[must_use]
     pub fn from_words(words: &[u64; TALLY_LEN / 8]) -> Self {
-        let mut words = words.iter().copied();
-        let mut long = || words.next().unwrap_or_default();
-        let last_seen = long();
-        let bytes = core::array::from_fn(|_| long());
-        let (last_size, last_message_size, message_bytes, rest) = (long(), long(), long(), long());
-        let mut half = None;
-        let mut short = || match half.take() {
-            Some(second) => second,
-            None => {
-                let [a, b, c, d, e, f, g, h] = long().to_ne_bytes();
-                half = Some(u32::from_ne_bytes([e, f, g, h]));
-                u32::from_ne_bytes([a, b, c, d])
-            }
+        let mut words = Words {
+            words: words.iter(),
+            second: None,
         };
         Self {
-            last_seen,
-            bytes,
-            last_size,
-            last_message_size,
-            message_bytes,
-            rest,
-            next: short(),
-            edge: short(),
-            epoch: short(),
-            last: short(),
-            frames: core::array::from_fn(|_| short()),
-            messages: core::array::from_fn(|_| short()),
-            frame_sizes: core::array::from_fn(|_| short()),
-            message_sizes: core::array::from_fn(|_| short()),
-            retransmitted: short(),
-            out_of_order: short(),
-            keepalive_probes: short(),
-            zero_windows: short(),
-            walked: short(),
+            last_seen: words.long(),
+            next: words.short(),
+            edge: words.short(),
+            epoch: words.short(),
+            last: words.short(),
+            rest: words.long(),
+            last_size: words.long(),
+            last_message_size: words.long(),
+            message_bytes: words.long(),
+            bytes: core::array::from_fn(|_| words.long()),
+            frames: core::array::from_fn(|_| words.short()),
+            messages: core::array::from_fn(|_| words.short()),
+            frame_sizes: core::array::from_fn(|_| words.short()),
+            message_sizes: core::array::from_fn(|_| words.short()),
+            retransmitted: words.short(),
+            out_of_order: words.short(),
+            keepalive_probes: words.short(),
+            zero_windows: words.short(),
+            walked: words.short(),
         }
     }
 

@@ -44,8 +44,8 @@ const ATTEMPTS: u32 = 8;
 const DRAIN: u64 = 1 << 32;
 /// Of [`advance`]: the segment is to be copied whole.
 const WHOLE: u64 = 1 << 33;
-/// Of [`advance`], with [`WHOLE`]: what [`try_on`] has said is this far up.
-const TRIED_SHIFT: u32 = 40;
+/// Of [`advance`]: the place has been lost meanwhile.
+const AGAIN: u64 = 1 << 34;
 
 /// A segment of a flow that is followed; what it counts as.
 ///
@@ -90,19 +90,67 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
     if WALKS.load() == 0 {
         return copy_whole(skb, now, 0) as u32;
     }
-    let outcome = advance(skb, high, now, quiet_since);
+    note(high, now);
+    let mut outcome = AGAIN;
+    let mut tried = 0;
+    for _ in 0..ATTEMPTS {
+        let place = place_of(flow, sender);
+        let is_lost = place.mode() == mode::WHOLE || place.mode() == mode::TRIAL;
+        if is_lost && resume(place.0, high) == 0 {
+            tried = try_on(skb, place.0, high, now);
+            if tried == trial::CHANGED {
+                continue;
+            }
+            outcome = WHOLE;
+            break;
+        }
+        outcome = advance(skb, now, quiet_since);
+        if outcome & AGAIN == 0 {
+            break;
+        }
+    }
     if outcome & DRAIN != 0 {
         drain(skb);
     }
     if outcome & WHOLE != 0 {
-        let tried = outcome >> TRIED_SHIFT;
         let counter = copy_whole(skb, now, u32::from(tried & trial::BEGUN != 0)) as u32;
         if tried & trial::TRIED != 0 {
             settle();
         }
         return counter;
     }
+    if outcome & AGAIN != 0 {
+        return Counter::Passed as u32;
+    }
     outcome as u32
+}
+
+/// Counts what TCP does out of the ordinary in the segment in `PASSAGE`, which passes at `now`. `high` is how
+/// far its direction had come before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note(high: u32, now: u64) -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, passage.sender & 1)) else {
+        return 0;
+    };
+    // SAFETY: an element of an array is always there. What other CPUs write at the same time is
+    // written under the lock, or is one number.
+    let tally = unsafe { &mut *tally };
+    if flow.last_seen == now {
+        tally.last_seen = now;
+    }
+    observe(passage, flow, tally, high);
+    0
 }
 
 /// Copies the segment in `PASSAGE` whole; what it counts as. `begins` is not 0 if a trial begins with it.
@@ -134,11 +182,10 @@ extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64, begins: u32) -> u64 {
     sample(skb, passage, &origin) as u64
 }
 
-/// Does what the segment in `PASSAGE` asks for, which is not only the next payload. `high` is how far
-/// its direction had come before.
+/// Does what the segment in `PASSAGE` asks for, whose direction has a place.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64) -> u64 {
+extern "C" fn advance(skb: *mut __sk_buff, now: u64, quiet_since: u64) -> u64 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return Counter::Missed as u64;
     };
@@ -156,25 +203,12 @@ extern "C" fn advance(skb: *mut __sk_buff, high: u32, now: u64, quiet_since: u64
     // SAFETY: an element of an array is always there. What other CPUs write at the same time is
     // written under the lock, or is one number.
     let tally = unsafe { &mut *tally };
-    if flow.last_seen == now {
-        tally.last_seen = now;
-    }
-    observe(passage, flow, tally, high);
-
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         attempt += 1;
         let mut place = place_of(flow, sender);
         if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
-            let lost = place.0;
-            place = Place(resume(lost, high));
-            if place.0 == 0 {
-                let tried = try_on(skb, lost, high, now);
-                if tried == trial::CHANGED {
-                    continue;
-                }
-                return WHOLE | tried << TRIED_SHIFT;
-            }
+            return AGAIN;
         }
         if place.mode() == mode::FAR {
             place = approach(passage, flow, tally, place).unwrap_or_else(|| place_of(flow, sender));

@@ -27,11 +27,11 @@ use wstap_common::{
 };
 
 use crate::{
-    flow::decide,
+    flow::{Passage, decide},
     glance::{Glance, glance},
     maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
     quick::quick,
-    sample::{bytes, now},
+    sample::{bytes, recently},
 };
 
 /// Ethernet framing, ingress.
@@ -93,7 +93,7 @@ fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let passage = unsafe { &mut *passage };
-    if !agent_is_alive() {
+    if !agent_is_alive(passage) {
         return Counter::Inert as u32;
     }
     // SAFETY: the context is valid for the whole run of the program.
@@ -171,14 +171,14 @@ extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
 
 /// A filter on a clsact qdisc outlives the agent that attached it; then it does nothing.
 #[inline(always)]
-fn agent_is_alive() -> bool {
+fn agent_is_alive(passage: &mut Passage) -> bool {
     let timeout = HEARTBEAT_TIMEOUT.load();
     if timeout == 0 {
         return true;
     }
     HEARTBEAT
         .get(0)
-        .is_some_and(|beat| now().saturating_sub(*beat) < timeout)
+        .is_some_and(|beat| recently(passage).saturating_sub(*beat) < timeout)
 }
 
 /// Whether segments between these ports are looked at.

@@ -3,6 +3,8 @@
 //!
 //! A segment that needs more is left as if nobody had looked at it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_skb_load_bytes, bpf_spin_lock, bpf_spin_unlock},
@@ -191,13 +193,19 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
         if at + 14 > u64::from(headers.len) {
             return None;
         }
-        let mut bytes = [0u64; 2];
+        let mut bytes = MaybeUninit::<[u64; 2]>::uninit();
+        let word = bytes.as_mut_ptr().cast::<u64>();
+        // SAFETY: the second of two words, which is not filled whole. Volatile, so that no call of `memset`
+        // comes of it.
+        unsafe { word.add(1).write_volatile(0) };
         let from = headers.payload.wrapping_add(at as u32);
         // SAFETY: there is room for 14 bytes.
-        let failed = unsafe { bpf_skb_load_bytes(skb.cast(), from, bytes.as_mut_ptr().cast(), 14) };
+        let failed = unsafe { bpf_skb_load_bytes(skb.cast(), from, word.cast(), 14) };
         if failed != 0 {
             return None;
         }
+        // SAFETY: both words are written by now.
+        let bytes = unsafe { bytes.assume_init() };
         let first = bytes[0] & 0xff;
         let second = bytes[0] >> 8 & 0xff;
         let opcode = first & 0x0f;

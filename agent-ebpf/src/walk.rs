@@ -35,7 +35,9 @@ const FIRST: u64 = 192;
 /// Bytes of the segment in a window behind a frame that was larger than the last window: a header.
 const GLANCE: u64 = 32;
 /// Bytes of the segment in a window.
-pub const WINDOW: u64 = 1024;
+pub const WINDOW: u64 = 4096;
+/// Where the next header is farther away than this, no window is worth it for the sake of those behind it.
+const FAR_AWAY: u64 = 1024;
 /// Room behind them: what is read beyond the bytes that are there means nothing, and is not used.
 const SLACK: u64 = 160;
 /// Bytes of a control frame that are copied with its header; of a data frame no more are.
@@ -404,9 +406,9 @@ extern "C" fn walk_window() -> u64 {
         }
     }
     let at = opaque(walk.at);
-    // Behind a frame that is larger than a window another such may come. Of smaller ones a window
-    // holds several, and there are only so many steps.
-    let is_large = at.wrapping_sub(walk.filled) as i64 > WINDOW as i64;
+    // Behind a large frame another such may come. Of smaller ones a window holds several, and there are
+    // only so many steps.
+    let is_large = at.wrapping_sub(walk.filled) as i64 > FAR_AWAY as i64;
     walk.size = if is_large {
         GLANCE as u32
     } else {
