@@ -6,6 +6,11 @@
 //! Headers that are common in other protocols and in padding (zeros, a byte repeated) prove nothing,
 //! and neither does one that was there before if it is short, or masked with the same key.
 
+mod doubt;
+mod frame;
+
+pub(super) use frame::ChainFrame;
+
 use std::time::Duration;
 
 use super::{
@@ -24,21 +29,6 @@ use crate::proto::{
 
 /// Text that is not masked proves at most so much in a chain: what is around may be all text.
 const PLAIN_TEXT: i32 = 8 * BIT;
-
-/// What the first frames of a chain have to prove by themselves: what looks like a header may lead to
-/// one that is, and a chain that is true otherwise begins with it. Once in 5 x 10^5.
-const CREDIBLE: i32 = 19 * BIT;
-
-/// What short ones have to prove beyond that as long as none of them is like a later one: counters go on
-/// with what looks like the next header (`81 02 00 00 82 02 00 00`). With a segment frames of any kind may
-/// begin.
-const ODD: i32 = 8 * BIT;
-
-/// A first byte that is found again later: one of thirteen that are plausible.
-const ALIKE: i32 = 4 * BIT;
-
-/// That a frame is all there is of a segment: of large frames few end in a segment as short.
-const FITS: i32 = 4 * BIT;
 
 /// Payload bytes of a full segment on most links.
 const USUAL_SEGMENT: u64 = 1448;
@@ -68,39 +58,6 @@ pub(super) struct Piece<'a> {
     pub order: u64,
     /// Bytes before it that were searched.
     pub position: u64,
-}
-
-/// A frame of a chain, with what is needed to report it later.
-#[derive(Debug)]
-pub(super) struct ChainFrame {
-    pub header: Header,
-    /// When the header was complete.
-    pub ts: Timestamp,
-    /// How long it had been quiet before the header.
-    pub quiet: Duration,
-    /// [`Piece::order`] of the header's end.
-    pub order: u64,
-    /// When the last payload byte so far went by.
-    pub last: Timestamp,
-    /// The beginning of the payload, still masked.
-    pub payload: Vec<u8>,
-    /// Payload bytes that went by.
-    pub seen: u64,
-    wanted: usize,
-    /// Payload bytes after which its content can be judged; `None` once it was, or where it cannot.
-    judged_at: Option<usize>,
-    /// The same header, masking key and all, came before in the chain, and is short. Periodic bytes
-    /// do that, so it proves nothing but by where it ends.
-    repeated: bool,
-    /// What its header proves.
-    proof: i32,
-    /// Where it begins, as [`Chain::phase`].
-    phase: u64,
-    /// What its content proves.
-    content: i32,
-    /// It ended with a segment, the first that did since its header.
-    fits: bool,
-    intact: bool,
 }
 
 /// Where a chain is.
@@ -262,49 +219,6 @@ impl Chain {
             Place::Payload { .. } => None,
         };
         (self.frames, decoder)
-    }
-
-    /// Leaves out the first frames as long as random bytes may have led to the next one: of all the
-    /// places at which a chain might have begun, some are as far before a true header as the length
-    /// says that is there by chance.
-    pub fn leave_out_doubtful(&mut self) {
-        let (mut sum, mut doubtful) = (0, 0);
-        let mut alone = self.starts_segment;
-        let mut odd = !self.starts_segment;
-        for (n, frame) in self.frames.iter().enumerate() {
-            let later = self.frames.get(n + 1..).unwrap_or_default();
-            // One that comes again is right if the later ones are.
-            let again = n > 0 && frame.repeated;
-            if later.is_empty() || again && (self.starts_segment || frame.header.mask.is_none()) {
-                break;
-            }
-            sum += frame.proof + frame.content.max(0);
-            let landing = match frame.header.len {
-                0..=125 => 7 * BIT,
-                _ => 16 * BIT,
-            };
-            alone &= frame.fits;
-            let fits = if alone { FITS } else { 0 };
-            let landing = (landing - self.places).max(0);
-            // What is found again under much the same key is found in the same payload.
-            let keyed = |later: &&ChainFrame| {
-                self.starts_segment || later.header.mask.is_none() || !later.repeated
-            };
-            let kinship = frame.kinship(later.iter().filter(keyed));
-            odd &= kinship <= ALIKE && frame.header.len <= MAX_CONTROL_PAYLOAD;
-            let credible = if odd { CREDIBLE + ODD } else { CREDIBLE };
-            if sum + landing + fits + kinship < credible {
-                doubtful = n + 1;
-            }
-            if alone {
-                // One that leads to another by chance does not end with a segment, too.
-                sum += evidence::of_end(&frame.header, Some(1));
-            }
-            if sum >= credible {
-                break;
-            }
-        }
-        self.frames.drain(..doubtful);
     }
 
     /// From now on the mask bit counts as known beforehand.
@@ -616,51 +530,6 @@ impl Place {
             decoder: HeaderDecoder::new(),
             quiet: Duration::ZERO,
             unseen_end: None,
-        }
-    }
-}
-
-impl ChainFrame {
-    /// What it proves that a frame like this one comes again later in the chain.
-    fn kinship<'a>(&self, later: impl Iterator<Item = &'a Self>) -> i32 {
-        let of = |header: &Header| {
-            let length = match header.len {
-                0..=125 => 0,
-                126..=0xffff => 1,
-                _ => 2,
-            };
-            (header.fin, header.rsv, header.opcode, length)
-        };
-        let (mut alike, mut same) = (false, false);
-        for frame in later {
-            let kin = of(&frame.header) == of(&self.header);
-            alike |= kin;
-            same |= kin && frame.header.len == self.header.len;
-        }
-        match (alike, same, self.header.len) {
-            (true, true, 0..=125) => ALIKE + 5 * BIT,
-            (true, true, _) => ALIKE + 8 * BIT,
-            (true, false, _) => ALIKE,
-            (false, ..) => 0,
-        }
-    }
-
-    /// Takes in payload.
-    fn take(&mut self, bytes: &[u8], ts: Timestamp) {
-        self.last = ts;
-        self.seen += bytes.len() as u64;
-        if self.intact {
-            let room = self.wanted.saturating_sub(self.payload.len());
-            self.payload
-                .extend_from_slice(&bytes[..room.min(bytes.len())]);
-        }
-    }
-
-    fn skip(&mut self, len: u64, ts: Timestamp) {
-        self.last = ts;
-        self.seen += len;
-        if self.payload.len() < self.wanted {
-            self.intact = false;
         }
     }
 }
