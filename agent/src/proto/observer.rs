@@ -5,13 +5,16 @@
 
 mod config;
 mod doze;
+mod entry;
 mod keys;
 mod stats;
 mod table;
+mod verdict;
 mod walks;
 
 pub use config::{Config, Interest};
 pub use stats::{Exceeded, Stats};
+pub use verdict::{Decision, Verdict};
 
 use std::{
     cmp::Reverse,
@@ -19,49 +22,19 @@ use std::{
     time::Duration,
 };
 
-use doze::Dozing;
+use entry::{Entry, Live, State};
 use keys::Keys;
 use table::{List, SlotId, Table};
 
 use super::{
-    event::{Event, TcpCounts},
+    event::Event,
     flow::{ConnId, FlowKey},
     segment::Segment,
-    seq::SeqNumber,
     session::{Ending, Hops, Session},
-    tcp::{Limits, Shared, StreamEvent, TcpFlow},
+    tcp::{Limits, Shared, StreamEvent},
     time::Timestamp,
     walk::{Sample, Tallies, Tally},
 };
-use walks::Walks;
-
-/// What a source should do about a flow. A capture file does nothing.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Verdict {
-    /// Which.
-    pub flow: FlowKey,
-    /// [`Segment::epoch`] of the incarnation that is meant.
-    pub epoch: u32,
-    /// What.
-    pub decision: Decision,
-    /// The tally of either of its directions, 0 if it has none.
-    pub tally: u32,
-}
-
-/// A decision on a flow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decision {
-    /// It is a WebSocket: follow it.
-    Follow,
-    /// It is none, or another account of one that is followed: copy nothing of it.
-    Ignore,
-    /// The upgrade was refused: copy nothing until the next is asked for.
-    Rejected,
-    /// The WebSocket is over, or was given up: copy nothing more of it.
-    Ended,
-    /// The WebSocket was silent for too long: forget it. Should it speak again, it is news.
-    Idle,
-}
 
 /// How long segments of a connection that is over are taken for late ones: TIME-WAIT as most systems
 /// have it (RFC 9293, section 3.4.2, asks for more).
@@ -114,69 +87,6 @@ impl Tallies for NoTallies {
 
     fn last_seen(&self, _: u32, _: u32) -> Option<Timestamp> {
         None
-    }
-}
-
-/// A TCP connection.
-#[derive(Debug)]
-struct Entry {
-    /// [`Segment::epoch`] of the last segment.
-    epoch: u32,
-    /// Place in the order in which connections were first seen.
-    born: u64,
-    /// Sequence numbers of the SYNs, by side.
-    syn: [Option<SeqNumber>; 2],
-    timer: Option<Timestamp>,
-    /// When the source was told last that nothing more is wanted.
-    told: Timestamp,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Live(Box<Live>),
-    /// Live, and silent.
-    Dozing(Box<Dozing>),
-    /// Nothing more is wanted of it.
-    Ignored,
-    /// It is over; what still comes is late until then.
-    Over {
-        until: Timestamp,
-    },
-}
-
-#[derive(Debug)]
-struct Live {
-    tcp: TcpFlow,
-    session: Session,
-    walks: Option<Box<Walks>>,
-}
-
-impl Live {
-    fn new(key: &FlowKey, interface: Option<u32>) -> Box<Self> {
-        Box::new(Self {
-            tcp: TcpFlow::new(),
-            session: Session::new(key.ends, interface),
-            walks: None,
-        })
-    }
-
-    fn counts(&self) -> [TcpCounts; 2] {
-        [self.tcp.counts(0), self.tcp.counts(1)]
-    }
-}
-
-impl Entry {
-    /// Whether `segment`, sent by `side`, belongs to a later connection than this one, which is over
-    /// or unwanted.
-    fn is_followed_by(&self, side: usize, segment: &Segment<'_>) -> bool {
-        if segment.flags.syn() {
-            return self.syn[side] != Some(segment.seq);
-        }
-        match self.state {
-            State::Over { until } => segment.len > 0 && segment.ts > until,
-            _ => false,
-        }
     }
 }
 
