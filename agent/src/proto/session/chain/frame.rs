@@ -12,7 +12,7 @@ pub(in crate::proto::session) struct ChainFrame {
     pub ts: Timestamp,
     /// How long it had been quiet before the header.
     pub quiet: Duration,
-    /// [`Piece::order`] of the header's end.
+    /// [`super::Piece::order`] of the header's end.
     pub order: u64,
     /// When the last payload byte so far went by.
     pub last: Timestamp,
@@ -28,7 +28,7 @@ pub(in crate::proto::session) struct ChainFrame {
     pub(super) repeated: bool,
     /// What its header proves.
     pub(super) proof: i32,
-    /// Where it begins, as [`Chain::phase`].
+    /// Where it begins, as [`super::Chain::phase`].
     pub(super) phase: u64,
     /// What its content proves.
     pub(super) content: i32,
