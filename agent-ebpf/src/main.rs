@@ -5,6 +5,10 @@
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is handed over by value is copied to the stack first"
+)]
 
 mod flow;
 mod follow;

@@ -173,7 +173,7 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
         return None;
     }
     let is_client = flow.flags & flag::CLIENT == segment.sender;
-    let rsv1 = u64::from(flow.flags & flag::DEFLATE) / u64::from(flag::DEFLATE) << 6;
+    let rsv1 = (u64::from(flow.flags & flag::DEFLATE) / u64::from(flag::DEFLATE)) << 6;
     let mut found = Frames {
         number: 0,
         message: 0,

@@ -579,7 +579,7 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
         let is_text = 1 ^ exceeds(state & (state::OPCODE | state::COMPRESSED) as u64 ^ 1, 0);
         let small = 1 ^ exceeds(len, CONTROL_PAYLOAD);
         let detail = u64::from(walk.flags & DETAIL) / u64::from(DETAIL);
-        wanted = opaque((walk.preview | (is_text & small) * 127) * detail);
+        wanted = opaque((walk.preview | ((is_text & small) * 127)) * detail);
     }
     let payload = opaque(len.wrapping_sub(len.wrapping_sub(wanted) * exceeds(len, wanted)));
     let held = available - size;

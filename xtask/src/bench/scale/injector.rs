@@ -95,7 +95,7 @@ impl Crowd {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        ((self.random >> 32) * self.sent.len() as u64 >> 32) as u32
+        (((self.random >> 32) * self.sent.len() as u64) >> 32) as u32
     }
 
     /// Opens one, and both ends say something.
