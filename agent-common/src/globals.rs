@@ -16,6 +16,10 @@ pub const HEARTBEAT_TIMEOUT: &str = "HEARTBEAT_TIMEOUT";
 /// reader's own timer finds the records. 0 wakes for every record that finds the reader asleep.
 pub const WAKEUP_BYTES: &str = "WAKEUP_BYTES";
 
+/// `u32`: available bytes in the ring buffer beyond which segments of followed flows are not copied whole
+/// but lost: the rest is kept for handshakes, walks and endings.
+pub const CROWDED_BYTES: &str = "CROWDED_BYTES";
+
 /// `u32`: 1 if followed flows are walked from header to header, 0 if they are copied whole.
 pub const WALKS: &str = "WALKS";
 

@@ -137,6 +137,9 @@ pub static HEARTBEAT_TIMEOUT: Global<u64> = Global::new(0);
 pub static WAKEUP_BYTES: Global<u32> = Global::new(0);
 
 #[unsafe(no_mangle)]
+pub static CROWDED_BYTES: Global<u32> = Global::new(512 * 1024);
+
+#[unsafe(no_mangle)]
 pub static WALKS: Global<u32> = Global::new(1);
 
 #[unsafe(no_mangle)]

@@ -17,7 +17,7 @@ use wstap_ebpf::bound::{at_least_one, opaque};
 use crate::{
     flow::Passage,
     headers::{FIN, RST, SYN},
-    maps::{HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
+    maps::{CROWDED_BYTES, HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
 
 /// Payload bytes of the largest record.
@@ -142,6 +142,10 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
         SNAP_LENGTH.load()
     };
     let wanted = header.len.min(snap);
+    if !urgent && header.flags & (FIN | RST) == 0 && is_crowded() {
+        count(Counter::LostRingFull, 1);
+        return false;
+    }
     let wakeup = wakeup(urgent);
 
     let mut done = 0;
@@ -221,6 +225,13 @@ pub fn wakeup_now_and_then(number: u32) -> u64 {
     } else {
         BPF_RB_NO_WAKEUP.into()
     }
+}
+
+/// Whether so much has gathered that the room left is for what matters more than a flow that is copied
+/// whole: handshakes, walks and endings, of which there is little, and each counts.
+#[inline(always)]
+pub fn is_crowded() -> bool {
+    gathered() > u64::from(CROWDED_BYTES.load())
 }
 
 /// Bytes in the ring buffer that have not been read.

@@ -16,7 +16,6 @@ use self::load::{Clients, Done};
 use crate::bench::agent::{Metrics, Wstap};
 use crate::bench::child::Memory;
 use crate::bench::namespace::{Pair, Side};
-use crate::bench::statistics::median;
 use crate::bench::traffic::{Sent, Server};
 use crate::bench::{binary, program, require_tools};
 use crate::{interrupt, process};
@@ -28,8 +27,12 @@ const LOSSY_PORT: u16 = 9100;
 const SCRAPES: Duration = Duration::from_secs(3);
 /// Lines of the series that are shown.
 const SHOWN: usize = 20;
-/// Anonymous memory of the second half may be so much more than that of the first: what a scrape needs
-/// for a moment.
+/// By then all kinds of load are there, and what is bounded has reached its bound.
+const WARM: Duration = Duration::from_secs(30);
+/// Parts of the time behind it. What the agent had at the least within a part is what it keeps: a scrape
+/// and a burst need more for a moment.
+const PARTS: usize = 8;
+/// In the last part it may keep so much more than in the first.
 const GROWTH: f64 = 1.1;
 const SLACK: f64 = (3 << 20) as f64;
 /// What is freed after a grace period of the kernel is gone by then.
@@ -206,16 +209,27 @@ fn halves(series: &[Sample]) -> (&[Sample], &[Sample]) {
     steady.split_at(steady.len() / 2)
 }
 
+/// What was kept at the end, and at the beginning. Not of halves, or a step within the first would be part of
+/// what the second is compared with.
 fn flat(series: &[Sample]) -> (bool, String) {
-    let (first, second) = halves(series);
-    let of = |half: &[Sample]| median(half.iter().map(|sample| sample.memory.anonymous as f64));
-    let (first, second) = (of(first), of(second));
-    // Of nothing the median is no number, and the comparison does not hold.
-    let good = second <= first * GROWTH + SLACK;
+    let warm = series.partition_point(|sample| sample.at < WARM);
+    let steady = series.get(warm..).unwrap_or_default();
+    let of = |sample: &Sample| sample.memory.anonymous as f64;
+    let kept: Vec<f64> = (steady.chunks(steady.len().div_ceil(PARTS).max(1)))
+        .map(|part| part.iter().map(of).fold(f64::INFINITY, f64::min))
+        .collect();
+    let most = steady.iter().map(of).fold(0.0, f64::max);
+    let (Some(first), Some(last)) = (kept.first(), kept.last()) else {
+        return (false, "memory: too short a time to tell".to_owned());
+    };
+    let good = *last <= first * GROWTH + SLACK;
+    let shown: Vec<_> = (kept.iter())
+        .map(|bytes| format!("{:.1}", bytes / MIB))
+        .collect();
     let text = format!(
-        "memory: {:.2} MiB in the first half, {:.2} MiB in the second",
-        first / MIB,
-        second / MIB
+        "memory kept: {} MiB; at most {:.1} MiB",
+        shown.join(", "),
+        most / MIB
     );
     (good, text)
 }
@@ -309,5 +323,44 @@ fn nothing_left(
             return Ok((none, text));
         }
         interrupt::pause(Duration::from_millis(100))?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A scrape every three seconds of an agent that has so many MiB.
+    fn series(of: impl Fn(usize) -> u64) -> Vec<Sample> {
+        let sample = |n| Sample {
+            at: SCRAPES * n as u32,
+            memory: Memory {
+                anonymous: of(n) << 20,
+                resident: 0,
+                files: 0,
+            },
+            cpu: Duration::ZERO,
+            frames: 0,
+            tracked: 0.0,
+        };
+        (0..80).map(sample).collect()
+    }
+
+    #[test]
+    fn a_step_is_found_wherever_it_is() {
+        for at in 16..70 {
+            let stepped = series(|n| if n < at { 10 } else { 22 });
+            assert!(!flat(&stepped).0, "{at}");
+        }
+        assert!(!flat(&series(|n| 10 + n as u64 / 8)).0);
+        assert!(!flat(&[]).0);
+    }
+
+    #[test]
+    fn what_is_given_back_is_no_growth() {
+        assert!(flat(&series(|n| if n % 4 == 0 { 60 } else { 10 })).0);
+        assert!(flat(&series(|n| if (40..60).contains(&n) { 60 } else { 10 })).0);
+        // Until all is there.
+        assert!(flat(&series(|n| if n < 10 { 1 } else { 10 })).0);
     }
 }

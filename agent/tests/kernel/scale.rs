@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     Pair, at,
+    endings::{ACCEPTED, answered_by, must_read},
     support::{
         agent::Agent,
         eventually,
@@ -124,6 +125,44 @@ fn what_a_full_ring_loses_is_counted() {
             }
         },
     );
+    agent.stop(Signal::SIGTERM);
+}
+
+#[test]
+fn a_flow_that_is_copied_whole_leaves_room_for_handshakes() {
+    const HANDSHAKES: usize = 50;
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "--copy whole --ring-buffer 256K");
+    let listener = pair.server.listen(at(Pair::V4));
+    let connect = || answered_by(&listener, &pair.client, at(Pair::V4), ACCEPTED);
+    let (mut client, mut server) = connect();
+    agent.must_have_active(1);
+    // Several times what the ring holds, while nobody reads it.
+    agent.process.signal(Signal::SIGSTOP);
+    let frames = [&[0x82, 0xfe, 0x03, 0xe8, 0, 0, 0, 0][..], &[0; 1000]].concat();
+    let frames = frames.repeat(1000);
+    let reader = thread::spawn({
+        let len = frames.len();
+        move || {
+            must_read(&mut server, len);
+            server
+        }
+    });
+    client.write_all(&frames).expect("an open connection");
+    let server = reader.join().expect("a reader");
+    let others: Vec<_> = (0..HANDSHAKES).map(|_| connect()).collect();
+    // An ending is of the flow that is copied whole, and gets there all the same.
+    drop((client, server));
+    agent.process.signal(Signal::SIGCONT);
+    agent.must_have_active(HANDSHAKES as u64);
+    let metrics = agent.metrics();
+    let accepted = metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]);
+    assert_eq!(accepted, HANDSHAKES as u64 + 1);
+    let lost = metrics.sum("wstap_samples_lost_total", &[("reason", "ring_full")]);
+    assert!(lost > 0, "the ring was not short of room");
+    drop(others);
+    agent.must_have_active(0);
     agent.stop(Signal::SIGTERM);
 }
 

@@ -139,6 +139,7 @@ pub fn prepare(
         Wake::Each => 0,
         Wake::Batch => config.ring_buffer / WAKEUP_SHARE,
     };
+    let crowded_bytes = config.ring_buffer / 2;
     let log_level = log_level(config.kernel_log);
     let walks = u32::from(config.copy == CopyMode::Headers);
     let each_frame = u32::from(wake == Wake::Each);
@@ -157,6 +158,7 @@ pub fn prepare(
         .override_global(globals::PORT_FILTER, &port_filter, true)
         .override_global(globals::HEARTBEAT_TIMEOUT, &heartbeat_timeout, true)
         .override_global(globals::WAKEUP_BYTES, &wakeup_bytes, true)
+        .override_global(globals::CROWDED_BYTES, &crowded_bytes, true)
         .override_global(globals::WALKS, &walks, true)
         .override_global(globals::EACH_FRAME, &each_frame, true)
         .override_global(globals::PREVIEW, &config.preview, true)
