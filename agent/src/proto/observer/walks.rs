@@ -18,7 +18,7 @@ use crate::proto::{
     seq::SeqNumber,
     tcp::StreamEvent,
     time::Timestamp,
-    walk::{self, Counts, Cursor, Sample, Walk, neighbour},
+    walk::{self, Counts, Cursor, Sample, Tally, Walk, neighbour},
 };
 use reading::{Reading, pass_payload, skip};
 
@@ -32,6 +32,8 @@ const NEAR: u32 = 1 << 20;
 /// Payload before the next header beyond which a cursor says nothing: sequence numbers could not tell
 /// it from one that has passed.
 const FAR: u64 = 1 << 30;
+/// Bytes of the longest header.
+const MAX_HEADER: i32 = 14;
 /// How long a source may take to go on where its trial has come to.
 const CONFIRMING: Duration = Duration::from_millis(250);
 /// A tally is taken for complete whose last payload was so long ago.
@@ -465,6 +467,12 @@ impl Observer {
         }
         let mark = Mark::new(&self.events, self.last_id);
         let mut cx = context!(self, false);
+        if walk.resumed && of.next.is_none() {
+            // All that is handed over whole has been. What is missing goes by unseen, if at all.
+            tcp.flush_side(side, &self.limits, &mut self.shared, &mut |event| {
+                session.handle(&event, &mut cx);
+            });
+        }
         let next = match of.next {
             Some(next) => next,
             None => {
@@ -659,7 +667,11 @@ impl Observer {
         for side in 0..2 {
             let tally = self.tallies.read(walks.tally(side), epoch);
             let of = &mut walks.sides[side];
-            let tally = tally.filter(|tally| of.told == Some(tally.next));
+            let is_there = |told: SeqNumber, tally: &Tally| {
+                // Part of the header there may have gone by.
+                (0..MAX_HEADER).contains(&tally.next.distance_from(told))
+            };
+            let tally = tally.filter(|tally| of.told.is_some_and(|told| is_there(told, tally)));
             if let (None, Some(_), Some(next)) = (of.next, tally, tcp.next_seq(side)) {
                 tcp.jump(side, next, &mut self.shared);
                 session.set_tallied(side, true);
@@ -713,7 +725,7 @@ impl Observer {
                 // What is wanted is yet to be handed over.
                 && (over || !session.wants_payload(side))
             {
-                pass_payload(session, side, next, &tally, &mut cx);
+                pass_payload(session, side, next, &tally, over, &mut cx);
             }
             if let Some(counted) = counted {
                 session.count(tally.last_seen, counted, &mut cx);
