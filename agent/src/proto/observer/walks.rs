@@ -441,7 +441,7 @@ impl Observer {
         if walk.lost.is_some() || (reset && credible) {
             // What was counted until then comes before it.
             if reset {
-                self.catch_up(slot);
+                self.catch_up(slot, true);
             }
             self.look(slot, false);
         }
@@ -625,6 +625,7 @@ impl Observer {
             if settled {
                 walks.looked = seen;
             }
+            self.catch_up(slot, false);
             self.look(slot, false);
         }
         if settled {
@@ -645,10 +646,10 @@ impl Observer {
         seen(tally).max(seen(neighbour(tally)))
     }
 
-    /// Where a direction goes on at the place that was told, and nothing has been handed over since,
-    /// passes what has gone by of the frame before it. Only where nothing more is handed over of it:
-    /// the source may not have come to that place, and still be handing over whole what is before it.
-    pub(super) fn catch_up(&mut self, slot: SlotId) {
+    /// Where a direction goes on at the place that was told, and nothing has been handed over since: what goes by
+    /// of the frame before it is the tally's to tell. `over` says that nothing more is handed over; else some of
+    /// that frame may be, which says nothing any more.
+    pub(super) fn catch_up(&mut self, slot: SlotId, over: bool) {
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
@@ -665,17 +666,24 @@ impl Observer {
             return;
         };
         for side in 0..2 {
-            let tally = self.tallies.read(walks.tally(side), epoch);
             let of = &mut walks.sides[side];
-            let is_there = |told: SeqNumber, tally: &Tally| {
-                // Part of the header there may have gone by.
-                (0..MAX_HEADER).contains(&tally.next.distance_from(told))
+            let (None, Some(told), Some(next)) = (of.next, of.told, tcp.next_seq(side)) else {
+                continue;
             };
-            let tally = tally.filter(|tally| of.told.is_some_and(|told| is_there(told, tally)));
-            if let (None, Some(_), Some(next)) = (of.next, tally, tcp.next_seq(side)) {
+            // The source says so in the tally when it goes on. Without payload before it, that place may also be
+            // the one that was lost.
+            let is_within = session.standing(side).is_some_and(|at| at.ahead > 0);
+            let is_read = self.config.interest.frames || session.wants_payload(side);
+            if !over && (is_read || !is_within) {
+                continue;
+            }
+            let tally = self.tallies.read(walks.tally(side), epoch);
+            // Part of the header there may have gone by.
+            let is_there = |tally: Tally| (0..MAX_HEADER).contains(&tally.next.distance_from(told));
+            if tally.is_some_and(is_there) {
                 tcp.jump(side, next, &mut self.shared);
                 session.set_tallied(side, true);
-                of.next = Some(next);
+                walks.sides[side].next = Some(next);
             }
         }
     }

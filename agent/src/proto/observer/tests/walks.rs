@@ -79,9 +79,14 @@ struct Source {
 impl Source {
     /// Behind the handshakes.
     fn new(each_frame: bool) -> Self {
+        Self::with(each_frame, config())
+    }
+
+    /// As [`Self::new`], with a configuration of its own.
+    fn with(each_frame: bool, config: Config) -> Self {
         let shared = Shared::default();
-        let mut script = Script::new(config());
-        script.observer = Observer::new(config()).with_tallies(Box::new(shared.clone()));
+        let mut script = Script::new(config.clone());
+        script.observer = Observer::new(config).with_tallies(Box::new(shared.clone()));
         script.epoch = EPOCH;
         script.connect();
         script.client(REQUEST.as_bytes());
@@ -805,4 +810,41 @@ fn what_waits_for_missing_bytes_is_read_once_a_trial_is_confirmed() {
             "message s2c text 4 in 1",
         ]
     );
+}
+
+#[test]
+fn payload_behind_a_place_that_was_told_counts_as_it_goes_by() {
+    let frames = Config {
+        interest: Interest {
+            frames: false,
+            ..config().interest
+        },
+        ..config()
+    };
+    let mut s = Source::with(false, frames);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let long = plain(0x82, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    let cursor = s.server_cursor().expect("a cursor");
+    s.resume(&cursor, Role::Server);
+    s.server(&long[100..300]);
+    s.script.observer.handle_tallies(s.script.now);
+    let progress = |events: Vec<Event>| {
+        let bytes = events.iter().map(|event| match &event.kind {
+            EventKind::Progress(progress) => progress.bytes,
+            _ => 0,
+        });
+        bytes.sum::<u64>()
+    };
+    assert_eq!(progress(s.script.events()), 296);
+    // One that was copied before comes late.
+    let seq = SeqNumber(s.script.next[1].0.wrapping_sub(100));
+    s.script.sample.tally = TALLY + 1;
+    s.script.segment_at(Role::Server, ACK, seq, &long[200..300]);
+    s.script.sample = Sample::default();
+    s.server(&long[300..]);
+    s.script.observer.handle_tallies(s.script.now);
+    assert_eq!(progress(s.script.events()), 204);
+    assert_eq!(s.script.observer.stats().gaps, 0);
 }
