@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     flow::{Account, Passage, account},
-    headers::{ACK, FIN, RST},
+    headers::{ACK, FIN, Headers, RST},
     maps::{EACH_FRAME, FLOWS, Flow, HEADER, PASSAGE, TALLIES, WALK, WALKS},
     sample::{Origin, precisely, sample},
     walk::{DEFLATE, DETAIL, ENTRIES_AT, MASKED, URGENT, emit_entries, walk_segment},
@@ -109,6 +109,9 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
             break;
         }
     }
+    if reach(&passage.headers).wrapping_sub(flow.directions[sender].high) as i32 > 0 {
+        reassert();
+    }
     if outcome & DRAIN != 0 {
         drain(skb);
     }
@@ -123,6 +126,50 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
         return Counter::Passed as u32;
     }
     outcome as u32
+}
+
+/// Sequence number behind a segment.
+#[inline(always)]
+fn reach(headers: &Headers) -> u32 {
+    let fin = u32::from(headers.has(FIN));
+    headers.seq.wrapping_add(headers.len).wrapping_add(fin)
+}
+
+/// Says once more how far the segment in `PASSAGE` goes: another CPU that had one before it has written over
+/// that, since neither has the lock for so little.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn reassert() -> u64 {
+    let Some(passage) = PASSAGE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own slot, which `inspect` has filled.
+    let passage = unsafe { &*passage };
+    let headers = &passage.headers;
+    // A reset has no place in the sequence.
+    if headers.has(RST) || (headers.len == 0 && !headers.has(FIN)) {
+        return 0;
+    }
+    let Some(flow) = FLOWS.get_ptr_mut(&passage.key) else {
+        return 0;
+    };
+    // SAFETY: as in `decide`.
+    let flow = unsafe { &mut *flow };
+    let Some(tally) = TALLIES.get_ptr_mut(element(flow.tally, passage.sender & 1)) else {
+        return 0;
+    };
+    let end = reach(headers);
+    let high = &raw mut flow.directions[(passage.sender & 1) as usize].high;
+    // SAFETY: an element of an array is always there, and these are single numbers. Volatile, since another
+    // CPU may change them.
+    unsafe {
+        let behind = end.wrapping_sub(high.read_volatile());
+        if behind > 0 && behind < 1 << 30 {
+            high.write_volatile(end);
+            (*tally).edge = end.wrapping_sub(u32::from(headers.has(FIN)));
+        }
+    }
+    0
 }
 
 /// Counts what TCP does out of the ordinary in the segment in `PASSAGE`, which passes at `now`. `high` is how

@@ -139,7 +139,13 @@ fn followed(
             return None;
         }
         high.write_volatile(end);
-        (*tally).edge = high.read_volatile();
+        let edge = &raw mut (*tally).edge;
+        edge.write_volatile(end);
+        // That CPU may have been between the two.
+        let newest = high.read_volatile();
+        if newest != end {
+            edge.write_volatile(newest);
+        }
         (*tally).last_seen = now;
     }
     flow.last_seen = now;

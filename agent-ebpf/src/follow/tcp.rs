@@ -39,7 +39,17 @@ pub(super) fn observe(passage: &Passage, flow: &mut Flow, tally: &mut Tally, hig
     let takes = headers.len + fin;
     if takes > 0 && headers.seq.wrapping_add(takes).wrapping_sub(high) as i32 > 0 {
         // A FIN is no byte.
-        tally.edge = direction.high.wrapping_sub(fin);
+        let (high, edge) = (&raw const direction.high, &raw mut tally.edge);
+        // SAFETY: single numbers, of the flow and of its tally. Volatile, since another CPU may have a later
+        // segment at this moment, and be between its two.
+        unsafe {
+            let seen = high.read_volatile();
+            edge.write_volatile(seen.wrapping_sub(fin));
+            let newest = high.read_volatile();
+            if newest != seen {
+                edge.write_volatile(newest);
+            }
+        }
     }
     if headers.seq == high && takes > 0 {
         return;

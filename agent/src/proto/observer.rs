@@ -391,7 +391,7 @@ impl Observer {
 
     /// A connection is over.
     fn finish_off(&mut self, slot: SlotId, ending: Ending, ts: Timestamp) {
-        self.catch_up(slot);
+        self.catch_up(slot, true);
         self.look(slot, true);
         let tcp = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {
@@ -441,7 +441,7 @@ impl Observer {
         let key = self.table.key(slot);
         self.wake(slot);
         self.take_waiting(slot, true);
-        self.catch_up(slot);
+        self.catch_up(slot, true);
         self.look(slot, true);
         let counts = self.tcp_counts(slot);
         let Some(entry) = self.table.get_mut(slot) else {

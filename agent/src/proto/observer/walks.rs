@@ -18,7 +18,7 @@ use crate::proto::{
     seq::SeqNumber,
     tcp::StreamEvent,
     time::Timestamp,
-    walk::{self, Counts, Cursor, Sample, Walk, neighbour},
+    walk::{self, Counts, Cursor, Sample, Tally, Walk, neighbour},
 };
 use reading::{Reading, pass_payload, skip};
 
@@ -32,6 +32,8 @@ const NEAR: u32 = 1 << 20;
 /// Payload before the next header beyond which a cursor says nothing: sequence numbers could not tell
 /// it from one that has passed.
 const FAR: u64 = 1 << 30;
+/// Bytes of the longest header.
+const MAX_HEADER: i32 = 14;
 /// How long a source may take to go on where its trial has come to.
 const CONFIRMING: Duration = Duration::from_millis(250);
 /// A tally is taken for complete whose last payload was so long ago.
@@ -439,7 +441,7 @@ impl Observer {
         if walk.lost.is_some() || (reset && credible) {
             // What was counted until then comes before it.
             if reset {
-                self.catch_up(slot);
+                self.catch_up(slot, true);
             }
             self.look(slot, false);
         }
@@ -465,6 +467,12 @@ impl Observer {
         }
         let mark = Mark::new(&self.events, self.last_id);
         let mut cx = context!(self, false);
+        if walk.resumed && of.next.is_none() {
+            // All that is handed over whole has been. What is missing goes by unseen, if at all.
+            tcp.flush_side(side, &self.limits, &mut self.shared, &mut |event| {
+                session.handle(&event, &mut cx);
+            });
+        }
         let next = match of.next {
             Some(next) => next,
             None => {
@@ -617,6 +625,7 @@ impl Observer {
             if settled {
                 walks.looked = seen;
             }
+            self.catch_up(slot, false);
             self.look(slot, false);
         }
         if settled {
@@ -637,10 +646,10 @@ impl Observer {
         seen(tally).max(seen(neighbour(tally)))
     }
 
-    /// Where a direction goes on at the place that was told, and nothing has been handed over since,
-    /// passes what has gone by of the frame before it. Only where nothing more is handed over of it:
-    /// the source may not have come to that place, and still be handing over whole what is before it.
-    pub(super) fn catch_up(&mut self, slot: SlotId) {
+    /// Where a direction goes on at the place that was told, and nothing has been handed over since: what goes by
+    /// of the frame before it is the tally's to tell. `over` says that nothing more is handed over; else some of
+    /// that frame may be, which says nothing any more.
+    pub(super) fn catch_up(&mut self, slot: SlotId, over: bool) {
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
@@ -657,13 +666,24 @@ impl Observer {
             return;
         };
         for side in 0..2 {
-            let tally = self.tallies.read(walks.tally(side), epoch);
             let of = &mut walks.sides[side];
-            let tally = tally.filter(|tally| of.told == Some(tally.next));
-            if let (None, Some(_), Some(next)) = (of.next, tally, tcp.next_seq(side)) {
+            let (None, Some(told), Some(next)) = (of.next, of.told, tcp.next_seq(side)) else {
+                continue;
+            };
+            // The source says so in the tally when it goes on. Without payload before it, that place may also be
+            // the one that was lost.
+            let is_within = session.standing(side).is_some_and(|at| at.ahead > 0);
+            let is_read = self.config.interest.frames || session.wants_payload(side);
+            if !over && (is_read || !is_within) {
+                continue;
+            }
+            let tally = self.tallies.read(walks.tally(side), epoch);
+            // Part of the header there may have gone by.
+            let is_there = |tally: Tally| (0..MAX_HEADER).contains(&tally.next.distance_from(told));
+            if tally.is_some_and(is_there) {
                 tcp.jump(side, next, &mut self.shared);
                 session.set_tallied(side, true);
-                of.next = Some(next);
+                walks.sides[side].next = Some(next);
             }
         }
     }
@@ -713,7 +733,7 @@ impl Observer {
                 // What is wanted is yet to be handed over.
                 && (over || !session.wants_payload(side))
             {
-                pass_payload(session, side, next, &tally, &mut cx);
+                pass_payload(session, side, next, &tally, over, &mut cx);
             }
             if let Some(counted) = counted {
                 session.count(tally.last_seen, counted, &mut cx);

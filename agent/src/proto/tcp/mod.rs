@@ -238,6 +238,24 @@ impl TcpFlow {
         self.give_up_all(causal_order, shared, deliver);
     }
 
+    /// As [`Self::flush`], of what `side` has sent.
+    pub fn flush_side(
+        &mut self,
+        side: usize,
+        limits: &Limits,
+        shared: &mut Shared,
+        deliver: &mut dyn FnMut(StreamEvent<'_>),
+    ) {
+        let side = side & 1;
+        loop {
+            self.deliver_ready(limits.causal_order, shared, deliver);
+            let is_empty = matches!(self.streams[side].head(), Head::Empty);
+            if is_empty || !self.give_up(side, shared, deliver) {
+                return;
+            }
+        }
+    }
+
     /// Drops what is held back. This or [`Self::flush`] must come before the flow is dropped, so
     /// that [`Shared::buffered`] stays right.
     pub fn discard(&mut self, shared: &mut Shared) {

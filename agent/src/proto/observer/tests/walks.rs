@@ -9,6 +9,7 @@ use super::*;
 use crate::proto::{
     flow::Role,
     observer::script::{ACK, FIN, RST, header, line},
+    seq::SeqNumber,
     walk::MessageState,
 };
 
@@ -372,4 +373,124 @@ fn a_reset_ends_it_where_it_is_credible() {
     };
     assert_eq!(close.kind.as_str(), "rst");
     assert_eq!(close.bytes.server_to_client.total(), 30);
+}
+
+#[test]
+fn a_frame_under_way_is_over_where_one_behind_it_was_counted() {
+    let mut s = Source::new(false);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let long = plain(0x82, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    s.confirm(Role::Server, 404, 1);
+    s.server(&long[100..]);
+    s.server(&plain(0x82, b"behind"));
+    s.script.observer.handle_tallies(s.script.now);
+    s.send(Role::Client, RST | ACK, &[]);
+    let events = s.script.events();
+    let Some(EventKind::Close(close)) = events.last().map(|event| &event.kind) else {
+        panic!("{events:?}")
+    };
+    assert_eq!(close.bytes.server_to_client.0[2], 506);
+    assert_eq!(close.messages.server_to_client.count, 2);
+}
+
+#[test]
+fn the_header_that_ends_a_frame_under_way_may_be_cut() {
+    for confirmed in [true, false] {
+        let mut s = Source::new(true);
+        let lost = s.lose(Role::Server);
+        s.hand_over(&lost);
+        let long = plain(0x82, &[b'l'; 500]);
+        s.whole(Role::Server, ACK, &long[..100]);
+        if confirmed {
+            s.confirm(Role::Server, 404, 1);
+        } else {
+            let cursor = s.server_cursor().expect("a cursor");
+            s.resume(&cursor, Role::Server);
+        }
+        s.server(&long[100..]);
+        s.server(&plain(0x82, b"behind")[..1]);
+        s.send(Role::Client, RST | ACK, &[]);
+        let events = s.script.events();
+        let Some(EventKind::Close(close)) = events.last().map(|event| &event.kind) else {
+            panic!("{events:?}")
+        };
+        assert_eq!(close.bytes.server_to_client.0[2], 500, "{confirmed}");
+    }
+}
+
+#[test]
+fn what_waits_for_missing_bytes_is_read_once_a_trial_is_confirmed() {
+    let mut s = Source::new(true);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let long = plain(0x82, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    let missing = s.script.next[1];
+    s.script.next[1] = missing + 100;
+    let rest = [
+        &long[200..],
+        &plain(0x81, b"next"),
+        &plain(0x82, &[0; 10])[..5],
+    ]
+    .concat();
+    s.whole(Role::Server, ACK, &rest);
+    s.confirm(Role::Server, 7, 3);
+    // It goes by late, and nobody hands it over.
+    s.server(&[0; 7]);
+    s.server(&plain(0x81, b"last"));
+    s.send(Role::Client, RST | ACK, &[]);
+    let events = s.script.events();
+    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    assert_eq!(
+        lines[..8],
+        [
+            "s2c 1 binary 500",
+            "message s2c binary 500 in 1",
+            "s2c 2 text 4",
+            "message s2c text 4 in 1",
+            "s2c 3 binary 10",
+            "message s2c binary 10 in 1",
+            "s2c 4 text 4",
+            "message s2c text 4 in 1",
+        ]
+    );
+}
+
+#[test]
+fn payload_behind_a_place_that_was_told_counts_as_it_goes_by() {
+    let frames = Config {
+        interest: Interest {
+            frames: false,
+            ..config().interest
+        },
+        ..config()
+    };
+    let mut s = Source::with(false, frames);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let long = plain(0x82, &[b'l'; 500]);
+    s.whole(Role::Server, ACK, &long[..100]);
+    let cursor = s.server_cursor().expect("a cursor");
+    s.resume(&cursor, Role::Server);
+    s.server(&long[100..300]);
+    s.script.observer.handle_tallies(s.script.now);
+    let progress = |events: Vec<Event>| {
+        let bytes = events.iter().map(|event| match &event.kind {
+            EventKind::Progress(progress) => progress.bytes,
+            _ => 0,
+        });
+        bytes.sum::<u64>()
+    };
+    assert_eq!(progress(s.script.events()), 296);
+    // One that was copied before comes late.
+    let seq = SeqNumber(s.script.next[1].0.wrapping_sub(100));
+    s.script.sample.tally = TALLY + 1;
+    s.script.segment_at(Role::Server, ACK, seq, &long[200..300]);
+    s.script.sample = Sample::default();
+    s.server(&long[300..]);
+    s.script.observer.handle_tallies(s.script.now);
+    assert_eq!(progress(s.script.events()), 204);
+    assert_eq!(s.script.observer.stats().gaps, 0);
 }

@@ -1,5 +1,6 @@
 //! How a walk is handed to a session: what lies between the frames is payload that went by.
 
+use super::FAR;
 use crate::proto::{
     seq::SeqNumber,
     session::{Context, Session},
@@ -8,23 +9,31 @@ use crate::proto::{
     walk::{self, Tally},
 };
 
-/// Payload of the frame under way went by that nobody hands over, if the source is still in the
-/// same frame.
+/// Payload of the frame under way went by that nobody hands over: what the source has seen of it, or all of it
+/// where the source has come to the header behind it. `over` says that nothing more comes.
 pub(super) fn pass_payload(
     session: &mut Session,
     side: usize,
     next: &mut SeqNumber,
     tally: &Tally,
+    over: bool,
     cx: &mut Context<'_>,
 ) {
     let Some(standing) = session.standing(side) else {
         return;
     };
     let behind = *next + standing.ahead as u32;
-    let seen = standing.ahead.saturating_sub(tally.ahead);
-    if behind == tally.next && seen > 0 {
-        skip(session, side, next, seen, tally.last_seen, cx);
-    }
+    let beyond = tally.next.distance_from(behind);
+    // Where each frame is handed over, those behind it say when it was. And in a frame beyond the reach of
+    // sequence numbers the tally may be in the midst of a change.
+    let is_told = cx.config.interest.frames;
+    let is_over = over || (beyond > 0 && tally.ahead < FAR && !is_told);
+    let seen = match beyond {
+        0 => standing.ahead.saturating_sub(tally.ahead),
+        _ if is_over => standing.ahead,
+        _ => 0,
+    };
+    skip(session, side, next, seen, tally.last_seen, cx);
 }
 
 /// Bytes that are not available, and were not lost.

@@ -79,9 +79,14 @@ pub(super) struct Source {
 impl Source {
     /// Behind the handshakes.
     pub(super) fn new(each_frame: bool) -> Self {
+        Self::with(each_frame, config())
+    }
+
+    /// As [`Self::new`], with a configuration of its own.
+    pub(super) fn with(each_frame: bool, config: Config) -> Self {
         let shared = Shared::default();
-        let mut script = Script::new(config());
-        script.observer = Observer::new(config()).with_tallies(Box::new(shared.clone()));
+        let mut script = Script::new(config.clone());
+        script.observer = Observer::new(config).with_tallies(Box::new(shared.clone()));
         script.epoch = EPOCH;
         script.connect();
         script.client(REQUEST.as_bytes());
@@ -201,6 +206,24 @@ impl Source {
         self.walkers[own].is_lost = true;
         record.walk.lost = Some(self.walkers[own].version);
         record
+    }
+
+    /// A trial that began with a segment of `role`, and was confirmed, has come to the header of frame `index`,
+    /// which is `ahead` bytes behind what `role` has sent.
+    pub(super) fn confirm(&mut self, role: Role, ahead: u32, index: u32) {
+        let own = usize::from(role == Role::Server);
+        let mut record = self.walk(role, RST, &[]).expect("a record");
+        record.walk.segment.flags = TcpFlags(ACK);
+        record.walk.from = self.script.next[own] + ahead;
+        record.walk.place = Place {
+            index,
+            ..Place::default()
+        };
+        record.walk.resumed = true;
+        self.walkers[own].place = record.walk.place;
+        self.walkers[own].ahead = ahead.into();
+        self.walkers[own].is_lost = false;
+        self.hand_over(&record);
     }
 
     /// The next place of the server's that the source should be told of. The client's is told as well,
