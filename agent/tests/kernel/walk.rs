@@ -60,6 +60,8 @@ const AT_ONCE: usize = 6;
 const BURST: usize = 24;
 /// See [`BURST`].
 const PAUSE: Duration = Duration::from_millis(2);
+/// A sender waits so many turns for the other without letting go of its processor.
+const TURNS: u32 = 20_000;
 /// Missing bytes are waited for so long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Differences that are shown.
@@ -207,7 +209,13 @@ fn send(ns: &Netns, rounds: Vec<Round>, threads: usize) {
                 for (i, round) in rounds.iter().enumerate() {
                     if threads > 1 {
                         arrived.fetch_add(1, Ordering::AcqRel);
+                        let mut turns = 0;
                         while arrived.load(Ordering::Acquire) < (i + 1) * threads {
+                            // The other has no processor at this moment: what it waits for is this one's.
+                            turns += 1;
+                            if turns > TURNS {
+                                thread::yield_now();
+                            }
                             std::hint::spin_loop();
                         }
                     }
