@@ -105,6 +105,10 @@ pub static VERDICTS: LruHashMap<FlowKey, Verdict, 16_384> = LruHashMap::new();
 #[btf_map]
 pub static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 
+/// 1 while the ring buffer has little room: [`crate::sample::is_crowded`].
+#[btf_map]
+pub static CROWD: Array<u32, 1> = Array::new();
+
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
 

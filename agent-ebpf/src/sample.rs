@@ -17,7 +17,7 @@ use wstap_ebpf::bound::{at_least_one, opaque};
 use crate::{
     flow::Passage,
     headers::{FIN, RST, SYN},
-    maps::{CROWDED_BYTES, HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
+    maps::{CROWD, CROWDED_BYTES, HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
 
 /// Payload bytes of the largest record.
@@ -228,10 +228,25 @@ pub fn wakeup_now_and_then(number: u32) -> u64 {
 }
 
 /// Whether so much has gathered that the room left is for what matters more than a flow that is copied
-/// whole: handshakes, walks and endings, of which there is little, and each counts.
+/// whole: handshakes, walks and endings, of which there is little, and each counts. It stays so until
+/// the reader has read most of it: a part now and then of what a flow says would tell nobody where in
+/// its frames it is, and much of it in a row does.
 #[inline(always)]
 pub fn is_crowded() -> bool {
-    gathered() > u64::from(CROWDED_BYTES.load())
+    let Some(crowd) = CROWD.get_ptr_mut(0) else {
+        return false;
+    };
+    let most = u64::from(CROWDED_BYTES.load());
+    // SAFETY: an element of an array is always there; another CPU that writes it at the same time has
+    // seen the same.
+    unsafe {
+        let was = *crowd != 0;
+        let is = gathered() > if was { most / 8 } else { most };
+        if is != was {
+            *crowd = is.into();
+        }
+        is
+    }
 }
 
 /// Bytes in the ring buffer that have not been read.

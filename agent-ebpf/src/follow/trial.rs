@@ -15,11 +15,15 @@ use super::{flags, place_of};
 use crate::{
     headers::{FIN, Headers, RST, SYN},
     maps::{FLOWS, Flow, PASSAGE, WALK},
+    sample::is_crowded,
     walk::{DETAIL, TRIAL, walk_segment},
 };
 
 /// How long a trial waits to be confirmed, in [`Trial::when`].
 const PATIENCE: u8 = 15;
+/// After so long the agent may not have known where it was when the trial began, and is asked anew about
+/// another header, if one begins a segment.
+const ANEW: u8 = 4;
 
 /// Of [`try_on`]: the place has changed meanwhile.
 pub(super) const CHANGED: u64 = 1;
@@ -54,12 +58,23 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
     let mut trial = Trial(flow.directions[sender].waiting_since);
     let in_order = headers.seq == high && headers.flags & (FIN | RST | SYN) == 0;
     let mut outcome = TRIED;
+    let waited = Trial::when(now).wrapping_sub(trial.since());
     if place.mode() == mode::WHOLE {
-        if !in_order || flow.tally == 0 || !is_plausible(skb, headers, flow, sender) {
+        // Where it begins has to be copied.
+        if !in_order || flow.tally == 0 || is_crowded() || !is_plausible(skb, headers, flow, sender)
+        {
             return unchanged(flow, sender, before);
         }
         outcome = TRIED | BEGUN;
         place = Place::new(headers.seq, place.version(), state::UNKNOWN, 0, mode::TRIAL);
+        trial = Trial::new(headers.seq, trial.version(), Trial::when(now), 0);
+    } else if place.next() == headers.seq
+        && place.carried() == 0
+        && in_order
+        && (ANEW..=PATIENCE).contains(&waited)
+        && !is_crowded()
+    {
+        outcome = TRIED | BEGUN;
         trial = Trial::new(headers.seq, trial.version(), Trial::when(now), 0);
     }
     let end = headers.seq.wrapping_add(headers.len);
@@ -77,10 +92,13 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
         walk.slot = 0;
         walk.previous = 0;
         walk.flags = flags(flow, sender as u32) & !DETAIL | TRIAL;
-        if outcome & BEGUN == 0 {
-            walk.begin(&flow.directions[sender], place);
-        } else {
+        if Place(before).mode() == mode::WHOLE {
             walk.begin_anew();
+        } else {
+            walk.begin(&flow.directions[sender], place);
+            if outcome & BEGUN != 0 {
+                walk.frames = 0;
+            }
         }
         if walk_segment(skb) == 0 {
             let (reached, _) = walk.place(version);
