@@ -142,27 +142,47 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
         SNAP_LENGTH.load()
     };
     let wanted = header.len.min(snap);
-    let wakeup = wakeup(urgent);
 
     let mut done = 0;
-    let mut delivered = false;
+    let mut delivered = 0;
     // All but the last piece have one size; whoever is beyond is cut off.
     for _ in 1..MAX_PIECES {
         if wanted - done <= LARGEST {
             break;
         }
-        delivered |= copy_largest(skb, payload, done) != 0;
+        delivered |= copy_largest(skb, payload, done);
         done += LARGEST;
     }
-    let rest = wanted - done;
+    delivered |= copy_last(skb, payload, done, wanted - done, urgent.into());
+    delivered != 0
+}
+
+/// Writes the last record of the segment that `HEADER` describes, with `rest` of its bytes from `offset` on; 0
+/// if it could not. A function of its own, so that the verifier walks it once, and not for each
+/// number of pieces before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_last(
+    skb: *mut __sk_buff,
+    payload: u32,
+    offset: u32,
+    rest: u32,
+    urgent: u32,
+) -> u64 {
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `sample`.
+    let header = unsafe { &*header };
+    let wakeup = wakeup(urgent != 0);
     let piece = Piece {
         header,
         payload,
-        offset: done,
-        len: header.len - done,
+        offset,
+        len: header.len.wrapping_sub(offset),
         last: true,
     };
-    delivered |= if rest <= (SIZE_CLASSES[0] - HEADER_LEN) as u32 {
+    let delivered = if rest <= (SIZE_CLASSES[0] - HEADER_LEN) as u32 {
         piece.emit::<{ SIZE_CLASSES[0] }>(skb, rest, wakeup)
     } else if rest <= (SIZE_CLASSES[1] - HEADER_LEN) as u32 {
         piece.emit::<{ SIZE_CLASSES[1] }>(skb, rest, wakeup)
@@ -173,7 +193,7 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
     } else {
         piece.emit::<{ SIZE_CLASSES[4] }>(skb, rest.min(LARGEST), wakeup)
     };
-    delivered
+    u64::from(delivered)
 }
 
 /// Writes a record of the largest size, the bytes at `offset` in the segment that `HEADER` describes; 0

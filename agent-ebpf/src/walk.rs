@@ -208,18 +208,10 @@ fn windows(skb: *mut __sk_buff) -> bool {
     walk.size = FIRST as u32;
     walk.status = status::MORE;
     for _ in 0..STEPS {
-        if walk.offset >= u64::from(walk.len) {
-            return true;
-        }
-        if load_window(skb) != 0 {
-            return false;
-        }
-        walk_window();
-        if walk.status == status::FULL {
-            emit_entries();
-        }
-        if walk.status == status::ODD {
-            return false;
+        // Nothing else, since the verifier walks it so many times.
+        let ended = walk_window(skb);
+        if ended != 0 {
+            return ended == END;
         }
     }
     false
@@ -386,15 +378,27 @@ pub fn output_with(record: *mut u8, len: u64, wakeup: u64) {
     }
 }
 
-/// Walks the headers of the window in `WALK`, as many as one go takes.
+/// Of [`walk_window`]: the segment has ended.
+const END: u64 = 1;
+/// Of [`walk_window`]: the walk cannot go on.
+const STUCK: u64 = 2;
+
+/// Loads the next window of the segment in `WALK` and walks its headers, as many as one go takes; 0 if there is
+/// more to walk.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn walk_window() -> u64 {
+extern "C" fn walk_window(skb: *mut __sk_buff) -> u64 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
-        return 0;
+        return STUCK;
     };
     // SAFETY: as in `windows`.
     let walk = unsafe { &mut *walk };
+    if walk.offset >= u64::from(walk.len) {
+        return END;
+    }
+    if load_window(skb) != 0 {
+        return STUCK;
+    }
     // One way back, by a condition at the end: verifiers before 6.8 refuse a loop to whose beginning an
     // instruction leads that does not jump.
     let mut frames = 0;
@@ -427,6 +431,12 @@ extern "C" fn walk_window() -> u64 {
             walk.carried = carried as u32;
         }
         walk.offset = walk.len.into();
+    }
+    if walk.status == status::FULL {
+        emit_entries();
+    }
+    if walk.status == status::ODD {
+        return STUCK;
     }
     0
 }
