@@ -52,7 +52,7 @@ const PENDING: u64 = 0xff;
 /// See [`PENDING`].
 const PENDING_BITS: u32 = 8;
 /// Headers in one go of the inner loop.
-const HEADERS: u32 = 128;
+const HEADERS: u32 = 64;
 /// Goes of the inner loop: 64 KiB of the smallest frames, and more.
 const STEPS: u32 = 640;
 
@@ -153,6 +153,9 @@ pub struct Walk {
     size: u32,
     /// The window reaches to the segment's end.
     is_last: u32,
+    /// Not 0 where the next go is of the same window.
+    goes_on: u32,
+    reserved: u32,
     pub delta: Delta,
     window: [u8; (CARRY + WINDOW + SLACK) as usize],
 }
@@ -167,17 +170,23 @@ fn exceeds(len: u64, bound: u64) -> u64 {
 /// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
 #[inline(always)]
 pub fn size_class(len: u64) -> u64 {
+    small_size_class(len)
+        + exceeds(len, 64 << 10)
+        + exceeds(len, 256 << 10)
+        + exceeds(len, 1 << 20)
+        + exceeds(len, 4 << 20)
+        + exceeds(len, 16 << 20)
+}
+
+/// As [`size_class`], of no more than 64 KiB.
+#[inline(always)]
+fn small_size_class(len: u64) -> u64 {
     exceeds(len, 16)
         + exceeds(len, 64)
         + exceeds(len, 256)
         + exceeds(len, 1 << 10)
         + exceeds(len, 4 << 10)
         + exceeds(len, 16 << 10)
-        + exceeds(len, 64 << 10)
-        + exceeds(len, 256 << 10)
-        + exceeds(len, 1 << 20)
-        + exceeds(len, 4 << 20)
-        + exceeds(len, 16 << 20)
 }
 
 /// Walks the segment that `WALK` describes; 0 if it came to its end.
@@ -207,6 +216,7 @@ fn windows(skb: *mut __sk_buff) -> bool {
     }
     walk.size = FIRST as u32;
     walk.status = status::MORE;
+    walk.goes_on = 0;
     for _ in 0..STEPS {
         // Nothing else, since the verifier walks it so many times.
         let ended = walk_window(skb);
@@ -396,20 +406,26 @@ extern "C" fn walk_window(skb: *mut __sk_buff) -> u64 {
     if walk.offset >= u64::from(walk.len) {
         return END;
     }
-    if load_window(skb) != 0 {
+    if walk.goes_on == 0 && load_window(skb) != 0 {
         return STUCK;
     }
+    walk.goes_on = 0;
     // One way back, by a condition at the end: verifiers before 6.8 refuse a loop to whose beginning an
     // instruction leads that does not jump.
     let mut frames = 0;
+    let mut more;
     loop {
-        let more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
+        more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
         frames += 1;
         if more == 0 || frames >= HEADERS {
             break;
         }
     }
     let at = opaque(walk.at);
+    if more != 0 && at < walk.filled {
+        walk.goes_on = 1;
+        return 0;
+    }
     // Behind a large frame another such may come. Of smaller ones a window holds several, and there are
     // only so many steps.
     let is_large = at.wrapping_sub(walk.filled) as i64 > FAR_AWAY as i64;
@@ -460,24 +476,23 @@ fn simple_frame(walk: &mut Walk) -> bool {
     let second = head >> 8 & 0xff;
     let rsv1 = head >> 6 & 1;
     let masked = second >> 7;
+    let short = second & 0x7f;
+    let long = (head >> 16 & 0xffff).swap_bytes() >> 48;
+    // Without a branch, see `exceeds`.
+    let is_long = exceeds(short, 125);
+    let len = short.wrapping_add(long.wrapping_sub(short).wrapping_mul(is_long));
     if (head & 0xb0) ^ 0x80
         | (opcode.wrapping_sub(1) & !1)
         | (masked ^ u64::from(walk.flags & MASKED))
         | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
+        // A length of eight bytes, or one that would do with none.
+        | (is_long & (short | exceeds(126, long)))
         != 0
     {
         return false;
     }
-    let mut len = second & 0x7f;
-    let mut size = 2 + masked * 4;
-    if len > 125 {
-        len = (head >> 16 & 0xffff).swap_bytes() >> 48;
-        if second & 0x7f == 127 || len < 126 {
-            return false;
-        }
-        size += 2;
-    }
-    let class = opaque(size_class(len)) as usize & 15;
+    let size = 2 + masked * 4 + is_long * 2;
+    let class = opaque(small_size_class(len)) as usize & 15;
     let message = opaque((opcode - 1) * 2 + rsv1) as usize & 3;
     let delta = &raw mut walk.delta;
     // SAFETY: the indices are within the arrays.
