@@ -479,7 +479,7 @@ fn simple_frame(walk: &mut Walk) -> bool {
     let short = second & 0x7f;
     let long = (head >> 16 & 0xffff).swap_bytes() >> 48;
     // Without a branch, see `exceeds`.
-    let is_long = exceeds(short, 125);
+    let is_long = opaque(exceeds(short, 125));
     let len = short.wrapping_add(long.wrapping_sub(short).wrapping_mul(is_long));
     if (head & 0xb0) ^ 0x80
         | (opcode.wrapping_sub(1) & !1)
