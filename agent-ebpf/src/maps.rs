@@ -31,6 +31,10 @@ pub static COUNTERS: PerCpuArray<u64, { COUNTERS_LEN as usize }> = PerCpuArray::
 #[btf_map]
 pub static CANDIDATES: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 
+/// The candidate at hand: one that is new, or is to be followed.
+#[btf_map]
+pub static CANDIDATE: PerCpuArray<FlowState, 1> = PerCpuArray::new();
+
 /// Sized by the agent at load.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, Flow, 65_536> = HashMap::new();
