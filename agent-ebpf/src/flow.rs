@@ -53,7 +53,11 @@ pub struct Passage {
     pub is_ethernet: u32,
     /// Whether the segment is described already.
     pub is_segment: u32,
-    /// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
+    pub clock: Clock,
+}
+
+/// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
+pub struct Clock {
     pub tick: u64,
     pub time: u64,
 }

@@ -83,7 +83,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
         acknowledge(&mut opposite.hole, passage.headers.ack);
     }
     let quiet_since = flow.last_seen;
-    let now = precisely(passage);
+    let now = precisely(&mut passage.clock);
     if brings_news(&passage.headers, high, flow.directions[sender].hole) {
         flow.last_seen = now;
     }

@@ -15,7 +15,7 @@ use wstap_common::{
 use wstap_ebpf::bound::{at_least_one, opaque};
 
 use crate::{
-    flow::Passage,
+    flow::{Clock, Passage},
     headers::{FIN, RST, SYN},
     maps::{HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
@@ -49,21 +49,21 @@ pub fn now() -> u64 {
 /// As [`now`], and at most a tick of the kernel's timer (1 to 10 ms) late. What it costs is a look at that
 /// timer's count.
 #[inline(always)]
-pub fn recently(passage: &mut Passage) -> u64 {
+pub fn recently(clock: &mut Clock) -> u64 {
     // SAFETY: a helper without arguments.
     let tick = unsafe { bpf_jiffies64() };
-    if passage.tick != tick {
-        passage.tick = tick;
-        passage.time = now();
+    if clock.tick != tick {
+        clock.tick = tick;
+        clock.time = now();
     }
-    passage.time
+    clock.time
 }
 
 /// As [`now`], so that what [`recently`] says afterwards is not earlier.
 #[inline(always)]
-pub fn precisely(passage: &mut Passage) -> u64 {
-    passage.time = now();
-    passage.time
+pub fn precisely(clock: &mut Clock) -> u64 {
+    clock.time = now();
+    clock.time
 }
 
 /// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the

@@ -163,7 +163,7 @@ pub struct Walk {
 /// 1 if `len` is larger than `bound`, else 0; without a branch, of which the verifier would follow
 /// both sides for each header. Both are less than 2^63.
 #[inline(always)]
-fn exceeds(len: u64, bound: u64) -> u64 {
+pub fn exceeds(len: u64, bound: u64) -> u64 {
     opaque(bound.wrapping_sub(len)) >> 63
 }
 
