@@ -52,9 +52,9 @@ const PENDING: u64 = 0xff;
 /// See [`PENDING`].
 const PENDING_BITS: u32 = 8;
 /// Headers in one go of the inner loop.
-const HEADERS: u32 = 64;
+const HEADERS: u32 = 32;
 /// Goes of the inner loop: 64 KiB of the smallest frames, and more.
-const STEPS: u32 = 640;
+const STEPS: u64 = 1152;
 
 /// Where entries begin in [`ENTRIES`].
 pub const ENTRIES_AT: u64 = (HEADER_LEN + WALK_HEADER_LEN) as u64;
@@ -217,14 +217,18 @@ fn windows(skb: *mut __sk_buff) -> bool {
     walk.size = FIRST as u32;
     walk.status = status::MORE;
     walk.goes_on = 0;
-    for _ in 0..STEPS {
-        // Nothing else, since the verifier walks it so many times.
+    // As little as can be, since the verifier walks it so many times; see `walk_window` for its form.
+    let mut steps = 0;
+    loop {
         let ended = walk_window(skb);
         if ended != 0 {
             return ended == END;
         }
+        steps += 1;
+        if steps >= STEPS {
+            return false;
+        }
     }
-    false
 }
 
 /// Loads the next window; 0 if it could.
