@@ -24,8 +24,8 @@ use crate::{
     head::{ONLY_HEAD, REQUEST, blank_line, examine_request, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
     maps::{
-        CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, NEW_FLOW, PASSAGE, TALLIES, VERDICTS, WALKS,
-        count,
+        CANDIDATE, CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, NEW_FLOW, PASSAGE, TALLIES,
+        VERDICTS, WALKS, count,
     },
     sample::{Origin, copy_described, describe, now},
 };
@@ -53,7 +53,11 @@ pub struct Passage {
     pub is_ethernet: u32,
     /// Whether the segment is described already.
     pub is_segment: u32,
-    /// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
+    pub clock: Clock,
+}
+
+/// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
+pub struct Clock {
     pub tick: u64,
     pub time: u64,
 }
@@ -82,6 +86,9 @@ pub enum Decision {
     Leave(Counter),
     /// Copy it.
     Copy(Origin),
+    /// Follow the flow from here on. Not 0 if the segment begins with the answer that opens the WebSocket:
+    /// where frames begin can be told from no other.
+    Follow(u32),
 }
 
 /// Of a segment of a flow that is not followed yet: the agent has something to decide.
@@ -159,29 +166,60 @@ extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
     };
     // SAFETY: this CPU's own slot, which `inspect` has filled.
     let passage = unsafe { &*passage };
-    let known = CANDIDATES
-        .get_ptr_mut(&passage.key)
-        // SAFETY: as in `decide`.
-        .map(|state| unsafe { &mut *state });
-    let decision = match known {
-        Some(state) => {
-            if passage.opens() && passage.isn() != state.isn {
-                *state = fresh(passage);
-            }
-            candidate(&ctx, passage, state)
-        }
-        None => enter(&ctx, passage),
+    let Some(scratch) = CANDIDATE.get_ptr_mut(0) else {
+        return Counter::Missed as u64;
     };
-    match decision {
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let scratch = unsafe { &mut *scratch };
+    let known = CANDIDATES.get_ptr_mut(&passage.key);
+    let is_new = known.is_none();
+    // SAFETY: as in `decide`.
+    let state = known.map_or(&raw mut *scratch, |state| state);
+    // SAFETY: as above, or of `scratch`, which is not used by its other name meanwhile.
+    let state = unsafe { &mut *state };
+    if is_new || (passage.opens() && passage.isn() != state.isn) {
+        begin(state, passage);
+    }
+    if is_new && !passage.opens() {
+        if passage.headers.len == 0 {
+            return Counter::Empty as u64;
+        }
+        state.isn = 0;
+        state.stage = stage::UNKNOWN;
+    }
+    let outcome = match candidate(&ctx, passage, state) {
         Decision::Leave(counter) => counter as u64,
         Decision::Copy(origin) => {
             describe(passage, &origin);
-            if origin.kind == RECORD_ARMING {
-                ARM
-            } else {
-                COPY
-            }
+            COPY
         }
+        Decision::Follow(answers) => {
+            if !is_new {
+                copy(state, scratch);
+            }
+            let outcome = follow(skb, answers);
+            if !is_new {
+                state.stage = scratch.stage;
+            }
+            outcome
+        }
+    };
+    if is_new {
+        // Decided first and entered then: another CPU may do the same with another segment of the
+        // flow, and the first of them wins.
+        let _ = CANDIDATES.insert(&passage.key, &*scratch, BPF_NOEXIST.into());
+    }
+    outcome
+}
+
+/// Copies a candidate word by word, or a call of `memmove` comes of it.
+#[inline(always)]
+fn copy(from: &FlowState, to: &mut FlowState) {
+    let from = (&raw const *from).cast::<u64>();
+    let to = (&raw mut *to).cast::<u64>();
+    for i in 0..size_of::<FlowState>() / 8 {
+        // SAFETY: within both.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
     }
 }
 
@@ -287,41 +325,21 @@ pub fn note_window(closed_at: &mut u32, high: u32, window: u16) {
     *closed_at = if window == 0 { high } else { 0 };
 }
 
-/// The first segment of a flow that nothing is known of.
+/// Makes `state` that of a flow whose SYN this is.
 #[inline(always)]
-fn enter(ctx: &TcContext, passage: &Passage) -> Decision {
-    let mut state = fresh(passage);
-    if !passage.opens() {
-        if passage.headers.len == 0 {
-            return Decision::Leave(Counter::Empty);
+fn begin(state: &mut FlowState, passage: &Passage) {
+    // SAFETY: within the structure. Volatile, so that no call of `memset` comes of it.
+    unsafe {
+        let words = (&raw mut *state).cast::<u64>();
+        for i in 0..size_of::<FlowState>() / 8 {
+            words.add(i).write_volatile(0);
         }
-        state.isn = 0;
-        state.stage = stage::UNKNOWN;
     }
-    // Decided first and entered then: another CPU may do the same with another segment of the
-    // flow, and the first of them wins.
-    let decision = candidate(ctx, passage, &mut state);
-    let _ = CANDIDATES.insert(&passage.key, state, BPF_NOEXIST.into());
-    decision
-}
-
-/// A flow whose SYN this is.
-#[inline(always)]
-fn fresh(passage: &Passage) -> FlowState {
-    FlowState {
-        last_seen: 0,
-        // SAFETY: a helper without arguments.
-        epoch: unsafe { bpf_get_prandom_u32() } | 1,
-        isn: passage.isn(),
-        owner: [0; 2],
-        high: [0; 2],
-        stage: stage::FRESH,
-        budget: UNKNOWN_BUDGET,
-        request_end: 0,
-        reserved: 0,
-        closed_at: [0; 2],
-        hole: [[0; 2]; 2],
-    }
+    // SAFETY: a helper without arguments.
+    state.epoch = unsafe { bpf_get_prandom_u32() } | 1;
+    state.isn = passage.isn();
+    state.stage = stage::FRESH;
+    state.budget = UNKNOWN_BUDGET;
 }
 
 /// A segment of a flow that is not followed.
@@ -334,7 +352,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
         stage::UPGRADING | stage::REFUSED | stage::PROBING
     );
     if (sampled || state.stage == stage::WAITING) && obey(passage, state) {
-        return follow(ctx, passage, state, false);
+        return Decision::Follow(0);
     }
     if headers.len == 0 {
         // The end of a flow that is being decided concerns the agent, and what it would count.
@@ -348,7 +366,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
     }
     match state.stage {
         stage::IGNORED => return Decision::Leave(Counter::Ignored),
-        stage::FOLLOWED => return resume(ctx, passage, state),
+        stage::FOLLOWED => return resume(passage, state),
         stage::WAITING | stage::PROBING => return spend(passage, state),
         _ => {}
     }
@@ -357,7 +375,7 @@ fn candidate(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decis
     match beginning {
         Beginning::SwitchingProtocols => {
             // Frames may follow at once, long before the agent can say a word.
-            return follow(ctx, passage, state, true);
+            return Decision::Follow(1);
         }
         // Behind a header of the PROXY protocol a request may follow at once; alone it is not known
         // to be none.
@@ -473,25 +491,33 @@ fn obey(passage: &Passage, state: &mut FlowState) -> bool {
 
 /// A segment of a flow that was followed and is no more.
 #[inline(always)]
-fn resume(ctx: &TcContext, passage: &Passage, state: &mut FlowState) -> Decision {
+fn resume(passage: &Passage, state: &mut FlowState) -> Decision {
     let _ = obey(passage, state);
     if state.stage == stage::IGNORED {
         return Decision::Leave(Counter::Ignored);
     }
     // Silent for so long that any hook may be the owner by now.
     state.owner = [0; 2];
-    follow(ctx, passage, state, false)
+    Decision::Follow(0)
 }
 
-/// Moves a flow to those that are followed, and treats the segment as one of them. `answers` says that
-/// it begins with the answer that opens the WebSocket: where frames begin can be told from no other.
-#[inline(always)]
-fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bool) -> Decision {
+/// Moves the flow in `CANDIDATE` to those that are followed, and treats the segment in `PASSAGE` as one of them:
+/// as [`unfollowed`]. See [`Decision::Follow`] for `answers`. A function of its own, so that the verifier
+/// walks it once, and not for all that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn follow(skb: *mut __sk_buff, answers: u32) -> u64 {
+    let ctx = TcContext::new(skb);
+    let (Some(passage), Some(state)) = (PASSAGE.get_ptr_mut(0), CANDIDATE.get_ptr_mut(0)) else {
+        return Counter::Missed as u64;
+    };
+    // SAFETY: these are this CPU's own slots; the first one `inspect` has filled.
+    let (passage, state) = unsafe { (&*passage, &mut *state) };
     let sender = (passage.sender & 1) as usize;
     let account = account_of(passage, state);
     let now = now();
     let Some(new) = NEW_FLOW.get_ptr_mut(0) else {
-        return Decision::Leave(Counter::Missed);
+        return Counter::Missed as u64;
     };
     // SAFETY: this CPU's own slot, used by nobody else while this program runs.
     let new = unsafe { &mut *new };
@@ -518,8 +544,8 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
         // The server answers, so the other one is the client. Where this is no answer, both
         // directions are copied whole until the agent says what they are.
         new.flags = 1 - sender as u32;
-        let head = if answers && new.tally != 0 {
-            blank_line(ctx, &passage.headers)
+        let head = if answers != 0 && new.tally != 0 {
+            blank_line(&ctx, &passage.headers)
         } else {
             0
         };
@@ -550,8 +576,11 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
         count(Counter::FlowsFull, 1);
         give_back(new.tally);
         state.stage = stage::IGNORED;
-        warn!(ctx, "the map of flows is full: a WebSocket is not followed");
-        return Decision::Leave(Counter::Ignored);
+        warn!(
+            &ctx,
+            "the map of flows is full: a WebSocket is not followed"
+        );
+        return Counter::Ignored as u64;
     }
     if let Some(hint) = HINTS.get_ptr_mut(passage.key.hint()) {
         // SAFETY: an element of an array is always there.
@@ -559,8 +588,19 @@ fn follow(ctx: &TcContext, passage: &Passage, state: &mut FlowState, answers: bo
     }
     // Only now: another CPU that finds it followed expects it there.
     state.stage = stage::FOLLOWED;
-    debug!(ctx, "following flow, epoch {}", state.epoch);
-    account.decision(|| origin)
+    debug!(&ctx, "following flow, epoch {}", state.epoch);
+    match account {
+        Account::Mine => {
+            describe(passage, &origin);
+            if origin.kind == RECORD_ARMING {
+                ARM
+            } else {
+                COPY
+            }
+        }
+        Account::Other => Counter::NotOwner as u64,
+        Account::Nothing => Counter::Empty as u64,
+    }
 }
 
 /// Gives a pair of tallies back that no flow has got.

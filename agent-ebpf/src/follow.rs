@@ -44,7 +44,7 @@ const ATTEMPTS: u32 = 8;
 const DRAIN: u64 = 1 << 32;
 /// Of [`advance`]: the segment is to be copied whole.
 const WHOLE: u64 = 1 << 33;
-/// Of [`advance`]: the place has been lost meanwhile.
+/// Of [`advance`]: the place has changed meanwhile.
 const AGAIN: u64 = 1 << 34;
 
 /// A segment of a flow that is followed; what it counts as.
@@ -83,7 +83,7 @@ pub fn followed(skb: *mut __sk_buff, passage: &mut Passage, flow: &mut Flow) -> 
         acknowledge(&mut opposite.hole, passage.headers.ack);
     }
     let quiet_since = flow.last_seen;
-    let now = precisely(passage);
+    let now = precisely(&mut passage.clock);
     if brings_news(&passage.headers, high, flow.directions[sender].hole) {
         flow.last_seen = now;
     }
@@ -250,77 +250,72 @@ extern "C" fn advance(skb: *mut __sk_buff, now: u64, quiet_since: u64) -> u64 {
     // SAFETY: an element of an array is always there. What other CPUs write at the same time is
     // written under the lock, or is one number.
     let tally = unsafe { &mut *tally };
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        attempt += 1;
-        let mut place = place_of(flow, sender);
-        if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
-            return AGAIN;
-        }
-        if place.mode() == mode::FAR {
-            place = approach(passage, flow, tally, place).unwrap_or_else(|| place_of(flow, sender));
-        }
-        let headers = &passage.headers;
-        let end = headers.seq.wrapping_add(headers.len);
-        let beyond = end.wrapping_sub(place.next()) as i32;
-        let ends = headers.has(FIN) || headers.has(RST);
-        // The next header is far away still.
-        let within = place.mode() == mode::FAR;
-        if (beyond <= 0 || within) && !ends {
-            return Counter::Passed as u64;
-        }
-        let early = headers.seq.wrapping_sub(place.next()) as i32 > 0;
-        if early && !within && !headers.has(RST) {
-            match set_aside(skb, place.0) {
-                SET_ASIDE => return Counter::SetAside as u64,
-                CHANGED => continue,
-                _ => {
-                    lose(passage.sender, quiet_since, now);
-                    return WHOLE;
-                }
+    let mut place = place_of(flow, sender);
+    if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
+        return AGAIN;
+    }
+    if place.mode() == mode::FAR {
+        place = approach(passage, flow, tally, place).unwrap_or_else(|| place_of(flow, sender));
+    }
+    let headers = &passage.headers;
+    let end = headers.seq.wrapping_add(headers.len);
+    let beyond = end.wrapping_sub(place.next()) as i32;
+    let ends = headers.has(FIN) || headers.has(RST);
+    // The next header is far away still.
+    let within = place.mode() == mode::FAR;
+    if (beyond <= 0 || within) && !ends {
+        return Counter::Passed as u64;
+    }
+    let early = headers.seq.wrapping_sub(place.next()) as i32 > 0;
+    if early && !within && !headers.has(RST) {
+        match set_aside(skb, place.0) {
+            SET_ASIDE => return Counter::SetAside as u64,
+            CHANGED => return AGAIN,
+            _ => {
+                lose(passage.sender, quiet_since, now);
+                return WHOLE;
             }
         }
-        let Some(walk) = WALK.get_ptr_mut(0) else {
-            return WHOLE;
-        };
-        // SAFETY: this CPU's own slot, used by nobody else while this program runs.
-        let walk = unsafe { &mut *walk };
-        walk.payload = headers.payload;
-        walk.len = headers.len;
-        walk.seq = headers.seq;
-        walk.slot = 0;
-        walk.previous = 0;
-        walk.flags = flags(flow, sender as u32);
-        if ends {
-            walk.flags |= URGENT;
-        }
-        let holds = beyond > 0 && !early && !within;
-        if holds {
-            walk.begin(&flow.directions[sender], place);
-        } else {
-            walk.stay(&flow.directions[sender], place);
-        }
-        describe(passage, flow, now, quiet_since, place.0);
-        if holds && walk_segment(skb) != 0 {
-            walk.delta.clear();
-            lose(passage.sender, quiet_since, now);
-            return WHOLE;
-        }
-        if !commit(flow, sender, tally, place.0, ends.into()) {
-            walk.delta.clear();
-            continue;
-        }
-        if ends || walk.used > ENTRIES_AT {
-            emit_entries();
-        }
-        walk.delta.clear();
-        return if flow.directions[sender].waiting != 0 {
-            Counter::Walked as u64 | DRAIN
-        } else {
-            Counter::Walked as u64
-        };
     }
-    Counter::Passed as u64
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return WHOLE;
+    };
+    // SAFETY: this CPU's own slot, used by nobody else while this program runs.
+    let walk = unsafe { &mut *walk };
+    walk.payload = headers.payload;
+    walk.len = headers.len;
+    walk.seq = headers.seq;
+    walk.slot = 0;
+    walk.previous = 0;
+    walk.flags = flags(flow, sender as u32);
+    if ends {
+        walk.flags |= URGENT;
+    }
+    let holds = beyond > 0 && !early && !within;
+    if holds {
+        walk.begin(&flow.directions[sender], place);
+    } else {
+        walk.stay(&flow.directions[sender], place);
+    }
+    describe(passage, flow, now, quiet_since, place.0);
+    if holds && walk_segment(skb) != 0 {
+        walk.delta.clear();
+        lose(passage.sender, quiet_since, now);
+        return WHOLE;
+    }
+    if !commit(flow, sender, tally, place.0, ends.into()) {
+        walk.delta.clear();
+        return AGAIN;
+    }
+    if ends || walk.used > ENTRIES_AT {
+        emit_entries();
+    }
+    walk.delta.clear();
+    if flow.directions[sender].waiting != 0 {
+        Counter::Walked as u64 | DRAIN
+    } else {
+        Counter::Walked as u64
+    }
 }
 
 /// The place of a direction, read at once.

@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 use wstap_common::{counter::Counter, flow::FlowKey};
 
 use crate::{
+    flow::Passage,
     headers::{
         ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, ETH_P_IP, ETH_P_IPV6, Headers, IPPROTO_TCP,
         end_of_packet, is_extension, mapped,
@@ -26,23 +27,16 @@ const TCP_LEN: usize = 20;
 pub enum Glance {
     /// Nothing to look at; it counts as this.
     Leave(Counter),
-    /// A TCP segment.
-    Segment(Segment),
+    /// A TCP segment, which is described in the passage now.
+    Segment,
     /// Maybe a TCP segment, under other headers than most have.
     Unusual,
 }
 
-/// A TCP segment.
-pub struct Segment {
-    pub headers: Headers,
-    pub key: FlowKey,
-    /// Index of the sender in the key.
-    pub sender: u32,
-}
-
-/// Looks at a packet.
+/// Looks at a packet. What it is goes straight into `passage`, of which the verifier knows nothing: so what
+/// follows is the same to it, whichever way has led there.
 #[inline(always)]
-pub fn glance(ctx: &TcContext, ethernet: bool) -> Glance {
+pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance {
     let offset = if ethernet { ETH_HLEN } else { 0 };
     let Some(ip) = linear(ctx, offset + IPV4_LEN) else {
         return Glance::Unusual;
@@ -85,6 +79,7 @@ pub fn glance(ctx: &TcContext, ethernet: bool) -> Glance {
             };
             let end = end_of_packet(ctx, offset, len.into());
             segment(
+                passage,
                 packet,
                 offset + IPV4_LEN,
                 end,
@@ -116,7 +111,7 @@ pub fn glance(ctx: &TcContext, ethernet: bool) -> Glance {
             // As `headers` has it: 0 in a packet too large for the field.
             let len = if len == 0 { 0 } else { u32::from(len) + 40 };
             let end = end_of_packet(ctx, offset, len);
-            segment(packet, offset + IPV6_LEN, end, source, destination)
+            segment(passage, packet, offset + IPV6_LEN, end, source, destination)
         }
         ETH_P_8021Q | ETH_P_8021AD => Glance::Unusual,
         _ => Glance::Leave(Counter::NotTcp),
@@ -143,6 +138,7 @@ unsafe fn read<T: Copy>(packet: *const u8, offset: usize) -> T {
 
 #[inline(always)]
 fn segment(
+    passage: &mut Passage,
     packet: *const u8,
     offset: usize,
     end: u32,
@@ -168,7 +164,7 @@ fn segment(
     if !is_watched(source_port, destination_port) {
         return Glance::Leave(Counter::Unwatched);
     }
-    let headers = Headers {
+    passage.headers = Headers {
         source,
         destination,
         source_port,
@@ -182,24 +178,20 @@ fn segment(
     };
     let (source, destination) = (bytes(source), bytes(destination));
     let scope = 0;
-    let (key, sender) = if source_port < destination_port {
-        let key = FlowKey {
+    if source_port < destination_port {
+        passage.key = FlowKey {
             addr: [source, destination],
             port: [source_port, destination_port],
             scope,
         };
-        (key, 0)
+        passage.sender = 0;
     } else {
-        let key = FlowKey {
+        passage.key = FlowKey {
             addr: [destination, source],
             port: [destination_port, source_port],
             scope,
         };
-        (key, 1)
-    };
-    Glance::Segment(Segment {
-        headers,
-        key,
-        sender,
-    })
+        passage.sender = 1;
+    }
+    Glance::Segment
 }

@@ -1,7 +1,10 @@
 //! From the link layer to the TCP payload: where the headers are and what they say.
 
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes, programs::TcContext};
 use wstap_common::counter::Counter;
+use wstap_ebpf::bound::opaque;
 
 /// What the headers of a TCP segment say. Addresses are in network byte order, IPv4 mapped.
 pub struct Headers {
@@ -55,30 +58,18 @@ const MAX_EXTENSION_HEADERS: usize = 6;
 /// # Safety
 ///
 /// Every bit pattern must be valid.
-unsafe trait Plain: Copy {
-    const ZERO: Self;
-}
+unsafe trait Plain: Copy {}
 
 // SAFETY: integers.
-unsafe impl Plain for u8 {
-    const ZERO: Self = 0;
-}
+unsafe impl Plain for u8 {}
 // SAFETY: integers.
-unsafe impl Plain for [u8; 2] {
-    const ZERO: Self = [0; 2];
-}
+unsafe impl Plain for [u8; 2] {}
 // SAFETY: integers.
-unsafe impl Plain for u16 {
-    const ZERO: Self = 0;
-}
+unsafe impl Plain for u16 {}
 // SAFETY: integers.
-unsafe impl Plain for u32 {
-    const ZERO: Self = 0;
-}
+unsafe impl Plain for u32 {}
 // SAFETY: integers.
-unsafe impl Plain for [u32; 4] {
-    const ZERO: Self = [0; 4];
-}
+unsafe impl Plain for [u32; 4] {}
 
 /// Reads from the packet at `offset`, in network byte order. Directly where the bytes are in the
 /// linear part, which nearly all headers are; through a helper otherwise, which leaves the packet
@@ -92,17 +83,27 @@ fn read<T: Plain>(ctx: &TcContext, offset: usize) -> Option<T> {
         // with packet access load only where the kernel handles unaligned reads.
         return Some(unsafe { *(start as *const T) });
     }
-    let mut value = T::ZERO;
-    // SAFETY: `value` has room for as many bytes as are asked for, and any bytes make a `Plain`.
+    load(ctx.skb.skb, offset)
+}
+
+/// As [`read`], through the helper.
+#[inline(always)]
+fn load<T: Plain>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: `value` has room for as many bytes as are asked for.
     let failed = unsafe {
         bpf_skb_load_bytes(
-            ctx.as_ptr(),
+            skb.cast(),
             offset as u32,
-            (&raw mut value).cast(),
+            value.as_mut_ptr().cast(),
             size_of::<T>() as u32,
         )
     };
-    (failed == 0).then_some(value)
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: the helper has filled it, and any bytes make a `Plain`.
+    Some(unsafe { value.assume_init() })
 }
 
 /// Finds the TCP segment of a packet; otherwise says under what the packet counts.
@@ -185,6 +186,38 @@ pub fn mapped(ipv4: u32) -> [u32; 4] {
     [0, 0, 0xffff_u32.to_be(), ipv4]
 }
 
+/// Of [`skip`], above 32 bits: the packet is a fragment other than the first.
+const FRAGMENT: u64 = 1;
+/// Of [`skip`], above 32 bits: the packet ends in it.
+const CUT_OFF: u64 = 2;
+
+/// Skips the extension header of kind `next` at `at`: what comes behind it, and from the eighth bit on, where. A
+/// function of its own, so that the verifier walks it once, and not for all that may come before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skip(skb: *mut __sk_buff, next: u64, at: u64) -> u64 {
+    let Some([following, len]) = load::<[u8; 2]>(skb, at as usize) else {
+        return CUT_OFF << 32;
+    };
+    let len = u64::from(len);
+    let size = match next as u8 {
+        IPPROTO_FRAGMENT => {
+            let Some(fragment) = load::<u16>(skb, at as usize + 2) else {
+                return CUT_OFF << 32;
+            };
+            if u16::from_be(fragment) & 0xfff8 != 0 {
+                return FRAGMENT << 32;
+            }
+            8
+        }
+        // RFC 4302, section 2.2: in words of four bytes, less two.
+        IPPROTO_AH => (len + 2) * 4,
+        // RFC 8200, section 4: in words of eight bytes, less the first.
+        _ => (len + 1) * 8,
+    };
+    u64::from(following) | (at + size) << 8
+}
+
 #[inline(always)]
 fn ipv6(ctx: &TcContext, offset: usize) -> Result<Headers, Counter> {
     const MALFORMED: Counter = Counter::Malformed;
@@ -198,23 +231,21 @@ fn ipv6(ctx: &TcContext, offset: usize) -> Result<Headers, Counter> {
         if !is_extension(next) {
             return Err(Counter::NotTcp);
         }
-        let following: u8 = read(ctx, at).ok_or(MALFORMED)?;
-        let len: u8 = read(ctx, at + 1).ok_or(MALFORMED)?;
-        at += match next {
-            IPPROTO_FRAGMENT => {
-                let fragment = u16::from_be(read(ctx, at + 2).ok_or(MALFORMED)?);
-                if fragment & 0xfff8 != 0 {
-                    return Err(Counter::Fragment);
-                }
-                8
-            }
-            // RFC 4302, section 2.2: in words of four bytes, less two.
-            IPPROTO_AH => (usize::from(len) + 2) * 4,
-            // RFC 8200, section 4: in words of eight bytes, less the first.
-            _ => (usize::from(len) + 1) * 8,
-        };
-        next = following;
+        let behind = skip(ctx.skb.skb, next.into(), at as u64);
+        match behind >> 32 {
+            0 => {}
+            FRAGMENT => return Err(Counter::Fragment),
+            _ => return Err(MALFORMED),
+        }
+        next = behind as u8;
+        at = (behind as u32 >> 8) as usize;
     }
+    // More than that many headers can have: so the verifier knows it too.
+    let at = opaque(at as u64);
+    if at > 16 << 10 {
+        return Err(MALFORMED);
+    }
+    let at = at as usize;
     if next != IPPROTO_TCP {
         return Err(MALFORMED);
     }

@@ -102,15 +102,12 @@ fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
     }
     // SAFETY: the context is valid for the whole run of the program.
     let hook = hook(unsafe { (*ctx.skb.skb).ifindex }, egress);
-    passage.is_segment = match glance(ctx, ethernet) {
+    passage.is_segment = match glance(ctx, ethernet, passage) {
         Glance::Leave(counter) => return counter as u32,
-        Glance::Segment(segment) => {
-            if let Some(counter) = quick(ctx.skb.skb, &segment, hook, passage) {
+        Glance::Segment => {
+            if let Some(counter) = quick(ctx.skb.skb, hook, passage) {
                 return counter as u32;
             }
-            passage.headers = segment.headers;
-            passage.key = segment.key;
-            passage.sender = segment.sender;
             1
         }
         Glance::Unusual => 0,
@@ -182,7 +179,7 @@ fn agent_is_alive(passage: &mut Passage) -> bool {
     }
     HEARTBEAT
         .get(0)
-        .is_some_and(|beat| recently(passage).saturating_sub(*beat) < timeout)
+        .is_some_and(|beat| recently(&mut passage.clock).saturating_sub(*beat) < timeout)
 }
 
 /// Whether segments between these ports are looked at.

@@ -31,6 +31,10 @@ pub static COUNTERS: PerCpuArray<u64, { COUNTERS_LEN as usize }> = PerCpuArray::
 #[btf_map]
 pub static CANDIDATES: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 
+/// The candidate at hand: one that is new, or is to be followed.
+#[btf_map]
+pub static CANDIDATE: PerCpuArray<FlowState, 1> = PerCpuArray::new();
+
 /// Sized by the agent at load.
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, Flow, 65_536> = HashMap::new();
@@ -104,10 +108,6 @@ pub static VERDICTS: LruHashMap<FlowKey, Verdict, 16_384> = LruHashMap::new();
 
 #[btf_map]
 pub static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
-
-/// 1 while the ring buffer has little room: [`crate::sample::is_crowded`].
-#[btf_map]
-pub static CROWD: Array<u32, 1> = Array::new();
 
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();

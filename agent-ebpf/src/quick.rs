@@ -3,7 +3,7 @@
 //!
 //! A segment that needs more is left as if nobody had looked at it.
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ptr::null_mut};
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -21,11 +21,10 @@ use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
 use crate::{
     flow::Passage,
     follow::{fill_from, place_of},
-    glance::Segment,
-    headers::{FIN, RST, SYN},
+    headers::{FIN, Headers, RST, SYN},
     maps::{CANDIDATES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
     sample::{precisely, recently, wakeup_now_and_then},
-    walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, output_with, size_class},
+    walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, exceeds, output_with, size_class},
 };
 
 /// Frames of a segment that are counted here.
@@ -34,27 +33,22 @@ const FRAMES: u32 = 6;
 /// the walk does faster.
 const LARGE: u64 = 512;
 
-/// Does what `segment` needs and says what it counts as, unless that is more than can be done here.
+/// Does what the segment in `passage` needs and says what it counts as, unless that is more than can be done here.
 #[inline(always)]
-pub fn quick(
-    skb: *mut __sk_buff,
-    segment: &Segment,
-    hook: u32,
-    passage: &mut Passage,
-) -> Option<Counter> {
-    if segment.headers.flags & (FIN | RST | SYN) != 0 {
+pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Counter> {
+    if passage.headers.flags & (FIN | RST | SYN) != 0 {
         return None;
     }
-    let hinted = HINTS.get(segment.key.hint()).is_some_and(|hint| *hint != 0);
-    if hinted && let Some(flow) = FLOWS.get_ptr_mut(&segment.key) {
+    let hinted = HINTS.get(passage.key.hint()).is_some_and(|hint| *hint != 0);
+    if hinted && let Some(flow) = FLOWS.get_ptr_mut(&passage.key) {
         // SAFETY: the element of a deleted entry may be used again for another flow while this program
         // holds it; what is written to it then moves that flow's account by a segment.
-        return followed(skb, segment, hook, passage, unsafe { &mut *flow });
+        return followed(skb, hook, passage, unsafe { &mut *flow });
     }
-    let state = CANDIDATES.get_ptr_mut(&segment.key)?;
+    let state = CANDIDATES.get_ptr_mut(&passage.key)?;
     // SAFETY: as above, of an evicted entry; of a candidate a segment more or less is looked at then.
     let stage = unsafe { (*state).stage };
-    if segment.headers.len > 0 {
+    if passage.headers.len > 0 {
         (stage == stage::IGNORED).then_some(Counter::Ignored)
     } else {
         // In these stages an acknowledgement says nothing.
@@ -70,13 +64,19 @@ pub fn quick(
 #[inline(always)]
 fn followed(
     skb: *mut __sk_buff,
-    segment: &Segment,
     hook: u32,
     passage: &mut Passage,
     flow: &mut Flow,
 ) -> Option<Counter> {
-    let headers = &segment.headers;
-    let sender = (segment.sender & 1) as usize;
+    let Passage {
+        headers,
+        sender,
+        clock,
+        ..
+    } = passage;
+    // SAFETY: within the passage. Volatile, so that the verifier does not know which it is, and has one of them to
+    // follow.
+    let sender = (unsafe { (&raw const *sender).read_volatile() } & 1) as usize;
     // What the other direction waits for, this segment may acknowledge.
     let opposite = &flow.directions[1 - sender];
     if opposite.hole[0] != opposite.hole[1] || opposite.waiting != 0 {
@@ -105,14 +105,14 @@ fn followed(
     let place = place_of(flow, sender);
     let beyond = end.wrapping_sub(place.next()) as i32;
     if beyond > 0 {
-        let frames = frames(skb, segment, flow, place)?;
+        let frames = frames(skb, headers, flow, sender, place)?;
         let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
         let now = if EACH_FRAME.load() != 0 {
-            let now = precisely(passage);
-            describe(segment, hook, flow, place, now)?;
+            let now = precisely(clock);
+            describe(headers, hook, flow, sender, place, now)?;
             now
         } else {
-            recently(passage)
+            recently(clock)
         };
         let number = flow.directions[sender].records;
         // SAFETY: an element of an array is always there, and nobody else writes its counts without
@@ -130,7 +130,7 @@ fn followed(
         return None;
     }
     let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
-    let now = recently(passage);
+    let now = recently(clock);
     let high = &raw mut flow.directions[sender].high;
     // SAFETY: an element of an array is always there, and these are single numbers. Volatile, since
     // another CPU may have a segment of the direction at this moment: what it has seen stays seen.
@@ -158,6 +158,8 @@ struct Frames {
     number: u32,
     /// Index into `Tally::messages`.
     message: u64,
+    /// Their size class.
+    class: u64,
     /// Payload bytes of the last one.
     len: u64,
     /// Payload bytes of all.
@@ -171,30 +173,40 @@ struct Frames {
 /// The frames in a segment that has the next header in it: nothing but a few messages of one kind, each
 /// in one frame by the rules.
 #[inline(always)]
-fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> Option<Frames> {
-    let headers = &segment.headers;
+fn frames(
+    skb: *mut __sk_buff,
+    headers: &Headers,
+    flow: &Flow,
+    sender: usize,
+    place: Place,
+) -> Option<Frames> {
     let mut at = u64::from(place.next().wrapping_sub(headers.seq));
     // In `mode::NEAR`, with no message under way, no close frame, and nothing carried over.
     if place.0 >> 48 != u64::from(mode::NEAR) << 12 || at >= u64::from(headers.len) {
         return None;
     }
-    let is_client = flow.flags & flag::CLIENT == segment.sender;
+    let is_client = flow.flags & flag::CLIENT == sender as u32;
     let rsv1 = (u64::from(flow.flags & flag::DEFLATE) / u64::from(flag::DEFLATE)) << 6;
     let mut found = Frames {
         number: 0,
         message: 0,
+        class: 0,
         len: 0,
         bytes: 0,
         place: 0,
         used: ENTRIES_AT,
     };
-    let direction = &flow.directions[(segment.sender & 1) as usize];
+    let direction = &flow.directions[sender & 1];
     // Entries are for the walk, but for the usual ones of a tracer.
     if PREVIEW.load() != 0 || (EACH_FRAME.load() == 0 && direction.frames < DETAILED) {
         return None;
     }
     let mut before = (direction.message_len, direction.message_frames);
-    let mut class = 0;
+    let entries = if EACH_FRAME.load() != 0 {
+        ENTRIES.get_ptr_mut(0)?.cast::<u8>()
+    } else {
+        null_mut()
+    };
     for _ in 0..FRAMES {
         if at + 14 > u64::from(headers.len) {
             return None;
@@ -215,47 +227,49 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
         let first = bytes[0] & 0xff;
         let second = bytes[0] >> 8 & 0xff;
         let opcode = first & 0x0f;
-        if first & 0xb0 != 0x80
-            || (opcode != 1 && opcode != 2)
-            || first & 0x40 & !rsv1 != 0
-            || second >> 7 != u64::from(is_client)
+        let masked = second >> 7;
+        let short = second & 0x7f;
+        let middle = (bytes[0] >> 16 & 0xffff).swap_bytes() >> 48;
+        let long = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
+        // Without branches, see `exceeds`.
+        let [is_middle, is_long] = [exceeds(short, 125), exceeds(short, 126)].map(opaque);
+        let len = short ^ ((short ^ middle) & is_middle.wrapping_neg());
+        let len = len ^ ((len ^ long) & is_long.wrapping_neg());
+        let size = 2 + masked * 4 + is_middle * 2 + is_long * 6;
+        // Longer than it need be, or so long that the next header is not near.
+        let odd = (is_middle & exceeds(126, len))
+            | (is_long & exceeds(0x1_0000, len))
+            | opaque((NEAR - 1).wrapping_sub(len) | len) >> 63;
+        if (first & 0xb0 ^ 0x80)
+            | (opcode.wrapping_sub(1) & !1)
+            | (first & 0x40 & !rsv1)
+            | (masked ^ u64::from(is_client))
+            | odd
+            != 0
         {
             return None;
         }
-        let mut size = 2 + (second >> 7) * 4;
-        let mut len = second & 0x7f;
-        if len == 126 {
-            size += 2;
-            len = u64::from((bytes[0] >> 16) as u16).swap_bytes() >> 48;
-            if len < 126 {
-                return None;
-            }
-        } else if len == 127 {
-            size += 8;
-            len = (bytes[0] >> 16 | bytes[1] << 48).swap_bytes();
-            if !(0x1_0000..NEAR).contains(&len) {
-                return None;
-            }
-        }
         let message = (opcode - 1) * 2 + (first >> 6 & 1);
+        let class = size_class(len);
         if found.number == 0 {
-            class = size_class(len);
+            found.class = class;
             found.message = message;
-        } else if found.message != message || class != size_class(len) {
+        }
+        if (found.message ^ message) | (found.class ^ class) != 0 {
             return None;
         }
         if EACH_FRAME.load() != 0 {
             let seq = headers.seq.wrapping_add(at as u32);
             let frame = direction.frames.wrapping_add(found.number);
             let entry = found.used;
-            found.used = enter(entry, [seq, frame], before, size, bytes)?;
+            found.used = enter(entries, entry, [seq, frame], before, size, bytes)?;
             before = (len, 1);
             if message == 0 && len <= u64::from(MAX_PREVIEW) {
                 // Small text is copied whole, so that it can be checked.
                 if at + size + len > u64::from(headers.len) {
                     return None;
                 }
-                found.used = copy_text(skb, from, entry, size + len)?;
+                found.used = copy_text(skb, entries, from, entry, size + len)?;
             }
         }
         found.number += 1;
@@ -274,23 +288,23 @@ fn frames(skb: *mut __sk_buff, segment: &Segment, flow: &Flow, place: Place) -> 
     None
 }
 
-/// Makes an entry of a frame at `used`, as the walk does; where the next goes.
+/// Makes an entry of a frame at `used` in `entries`, as the walk does; where the next goes.
 #[inline(always)]
 fn enter(
+    entries: *mut u8,
     used: u64,
     [seq, frame]: [u32; 2],
     (message_len, message_frames): (u64, u32),
     size: u64,
     bytes: [u64; 2],
 ) -> Option<u64> {
-    let entries = ENTRIES.get_ptr_mut(0)?;
     let used = opaque(used);
     if used > ENTRIES_END {
         return None;
     }
     // SAFETY: up to `ENTRIES_END` there is room for the largest entry.
     unsafe {
-        let to = entries.cast::<u8>().add(used as usize);
+        let to = entries.add(used as usize);
         store_u64(to, message_len);
         store_u64(to.add(8), u64::from(seq) | u64::from(frame) << 32);
         store_u64(to.add(16), u64::from(message_frames) | size << 48);
@@ -302,11 +316,10 @@ fn enter(
     }
 }
 
-/// Completes the entry at `used` by the payload: it is a frame of `len` bytes in all, at `from` in the
+/// Completes the entry at `used` in `entries` by the payload: it is a frame of `len` bytes in all, at `from` in the
 /// packet. Where the next goes.
 #[inline(always)]
-fn copy_text(skb: *mut __sk_buff, from: u32, used: u64, len: u64) -> Option<u64> {
-    let entries = ENTRIES.get_ptr_mut(0)?;
+fn copy_text(skb: *mut __sk_buff, entries: *mut u8, from: u32, used: u64, len: u64) -> Option<u64> {
     let used = opaque(used);
     if used > ENTRIES_END {
         return None;
@@ -314,7 +327,7 @@ fn copy_text(skb: *mut __sk_buff, from: u32, used: u64, len: u64) -> Option<u64>
     let len = bounded(len, MAX_ENTRY_CAPTURED as u64)?;
     // SAFETY: up to `ENTRIES_END` there is room for the largest entry.
     unsafe {
-        let to = entries.cast::<u8>().add(used as usize);
+        let to = entries.add(used as usize);
         if bpf_skb_load_bytes(skb.cast(), from, to.add(ENTRY_LEN).cast(), len as u32) != 0 {
             return None;
         }
@@ -327,10 +340,16 @@ fn copy_text(skb: *mut __sk_buff, from: u32, used: u64, len: u64) -> Option<u64>
 
 /// Writes the headers of the segment's record, as the walk does.
 #[inline(always)]
-fn describe(segment: &Segment, hook: u32, flow: &Flow, place: Place, now: u64) -> Option<()> {
+fn describe(
+    headers: &Headers,
+    hook: u32,
+    flow: &Flow,
+    sender: usize,
+    place: Place,
+    now: u64,
+) -> Option<()> {
     let entries = ENTRIES.get_ptr_mut(0)?;
-    let direction = &flow.directions[(segment.sender & 1) as usize];
-    let headers = &segment.headers;
+    let direction = &flow.directions[sender & 1];
     // SAFETY: the buffer has room for both headers.
     let header = unsafe {
         fill_from(entries.cast(), headers, hook, flow, now, RECORD_WALK);
@@ -373,7 +392,7 @@ fn count(
     [seq, end]: [u32; 2],
     now: u64,
 ) -> bool {
-    let class = opaque(size_class(frames.len)) as usize & 15;
+    let class = opaque(frames.class) as usize & 15;
     let message = opaque(frames.message) as usize & 3;
     let kind = 1 + message / 2;
     let direction = &raw mut flow.directions[sender & 1];

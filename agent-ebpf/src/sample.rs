@@ -15,9 +15,9 @@ use wstap_common::{
 use wstap_ebpf::bound::{at_least_one, opaque};
 
 use crate::{
-    flow::Passage,
+    flow::{Clock, Passage},
     headers::{FIN, RST, SYN},
-    maps::{CROWD, CROWDED_BYTES, HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
+    maps::{CROWDED_BYTES, HEADER, PASSAGE, RECORDS, SNAP_LENGTH, WAKEUP_BYTES, count},
 };
 
 /// Payload bytes of the largest record.
@@ -49,21 +49,21 @@ pub fn now() -> u64 {
 /// As [`now`], and at most a tick of the kernel's timer (1 to 10 ms) late. What it costs is a look at that
 /// timer's count.
 #[inline(always)]
-pub fn recently(passage: &mut Passage) -> u64 {
+pub fn recently(clock: &mut Clock) -> u64 {
     // SAFETY: a helper without arguments.
     let tick = unsafe { bpf_jiffies64() };
-    if passage.tick != tick {
-        passage.tick = tick;
-        passage.time = now();
+    if clock.tick != tick {
+        clock.tick = tick;
+        clock.time = now();
     }
-    passage.time
+    clock.time
 }
 
 /// As [`now`], so that what [`recently`] says afterwards is not earlier.
 #[inline(always)]
-pub fn precisely(passage: &mut Passage) -> u64 {
-    passage.time = now();
-    passage.time
+pub fn precisely(clock: &mut Clock) -> u64 {
+    clock.time = now();
+    clock.time
 }
 
 /// Copies the segment, up to the snap length where it is one of a flow that is followed; says what the
@@ -142,31 +142,47 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
         SNAP_LENGTH.load()
     };
     let wanted = header.len.min(snap);
-    if !urgent && header.flags & (FIN | RST) == 0 && is_crowded() {
-        count(Counter::LostRingFull, 1);
-        return false;
-    }
-    let wakeup = wakeup(urgent);
 
     let mut done = 0;
-    let mut delivered = false;
+    let mut delivered = 0;
     // All but the last piece have one size; whoever is beyond is cut off.
     for _ in 1..MAX_PIECES {
         if wanted - done <= LARGEST {
             break;
         }
-        delivered |= copy_largest(skb, payload, done) != 0;
+        delivered |= copy_largest(skb, payload, done);
         done += LARGEST;
     }
-    let rest = wanted - done;
+    delivered |= copy_last(skb, payload, done, wanted - done, urgent.into());
+    delivered != 0
+}
+
+/// Writes the last record of the segment that `HEADER` describes, with `rest` of its bytes from `offset` on; 0
+/// if it could not. A function of its own, so that the verifier walks it once, and not for each
+/// number of pieces before.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_last(
+    skb: *mut __sk_buff,
+    payload: u32,
+    offset: u32,
+    rest: u32,
+    urgent: u32,
+) -> u64 {
+    let Some(header) = HEADER.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `sample`.
+    let header = unsafe { &*header };
+    let wakeup = wakeup(urgent != 0);
     let piece = Piece {
         header,
         payload,
-        offset: done,
-        len: header.len - done,
+        offset,
+        len: header.len.wrapping_sub(offset),
         last: true,
     };
-    delivered |= if rest <= (SIZE_CLASSES[0] - HEADER_LEN) as u32 {
+    let delivered = if rest <= (SIZE_CLASSES[0] - HEADER_LEN) as u32 {
         piece.emit::<{ SIZE_CLASSES[0] }>(skb, rest, wakeup)
     } else if rest <= (SIZE_CLASSES[1] - HEADER_LEN) as u32 {
         piece.emit::<{ SIZE_CLASSES[1] }>(skb, rest, wakeup)
@@ -177,7 +193,7 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
     } else {
         piece.emit::<{ SIZE_CLASSES[4] }>(skb, rest.min(LARGEST), wakeup)
     };
-    delivered
+    u64::from(delivered)
 }
 
 /// Writes a record of the largest size, the bytes at `offset` in the segment that `HEADER` describes; 0
@@ -228,25 +244,10 @@ pub fn wakeup_now_and_then(number: u32) -> u64 {
 }
 
 /// Whether so much has gathered that the room left is for what matters more than a flow that is copied
-/// whole: handshakes, walks and endings, of which there is little, and each counts. It stays so until
-/// the reader has read most of it: a part now and then of what a flow says would tell nobody where in
-/// its frames it is, and much of it in a row does.
+/// whole: handshakes, walks and endings, of which there is little, and each counts.
 #[inline(always)]
 pub fn is_crowded() -> bool {
-    let Some(crowd) = CROWD.get_ptr_mut(0) else {
-        return false;
-    };
-    let most = u64::from(CROWDED_BYTES.load());
-    // SAFETY: an element of an array is always there; another CPU that writes it at the same time has
-    // seen the same.
-    unsafe {
-        let was = *crowd != 0;
-        let is = gathered() > if was { most / 8 } else { most };
-        if is != was {
-            *crowd = is.into();
-        }
-        is
-    }
+    gathered() > u64::from(CROWDED_BYTES.load())
 }
 
 /// Bytes in the ring buffer that have not been read.

@@ -52,9 +52,9 @@ const PENDING: u64 = 0xff;
 /// See [`PENDING`].
 const PENDING_BITS: u32 = 8;
 /// Headers in one go of the inner loop.
-const HEADERS: u32 = 128;
+const HEADERS: u32 = 32;
 /// Goes of the inner loop: 64 KiB of the smallest frames, and more.
-const STEPS: u32 = 640;
+const STEPS: u64 = 1152;
 
 /// Where entries begin in [`ENTRIES`].
 pub const ENTRIES_AT: u64 = (HEADER_LEN + WALK_HEADER_LEN) as u64;
@@ -153,6 +153,9 @@ pub struct Walk {
     size: u32,
     /// The window reaches to the segment's end.
     is_last: u32,
+    /// Not 0 where the next go is of the same window.
+    goes_on: u32,
+    reserved: u32,
     pub delta: Delta,
     window: [u8; (CARRY + WINDOW + SLACK) as usize],
 }
@@ -160,24 +163,30 @@ pub struct Walk {
 /// 1 if `len` is larger than `bound`, else 0; without a branch, of which the verifier would follow
 /// both sides for each header. Both are less than 2^63.
 #[inline(always)]
-fn exceeds(len: u64, bound: u64) -> u64 {
+pub fn exceeds(len: u64, bound: u64) -> u64 {
     opaque(bound.wrapping_sub(len)) >> 63
 }
 
 /// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
 #[inline(always)]
 pub fn size_class(len: u64) -> u64 {
+    small_size_class(len)
+        + exceeds(len, 64 << 10)
+        + exceeds(len, 256 << 10)
+        + exceeds(len, 1 << 20)
+        + exceeds(len, 4 << 20)
+        + exceeds(len, 16 << 20)
+}
+
+/// As [`size_class`], of no more than 64 KiB.
+#[inline(always)]
+fn small_size_class(len: u64) -> u64 {
     exceeds(len, 16)
         + exceeds(len, 64)
         + exceeds(len, 256)
         + exceeds(len, 1 << 10)
         + exceeds(len, 4 << 10)
         + exceeds(len, 16 << 10)
-        + exceeds(len, 64 << 10)
-        + exceeds(len, 256 << 10)
-        + exceeds(len, 1 << 20)
-        + exceeds(len, 4 << 20)
-        + exceeds(len, 16 << 20)
 }
 
 /// Walks the segment that `WALK` describes; 0 if it came to its end.
@@ -207,22 +216,19 @@ fn windows(skb: *mut __sk_buff) -> bool {
     }
     walk.size = FIRST as u32;
     walk.status = status::MORE;
-    for _ in 0..STEPS {
-        if walk.offset >= u64::from(walk.len) {
-            return true;
+    walk.goes_on = 0;
+    // As little as can be, since the verifier walks it so many times; see `walk_window` for its form.
+    let mut steps = 0;
+    loop {
+        let ended = walk_window(skb);
+        if ended != 0 {
+            return ended == END;
         }
-        if load_window(skb) != 0 {
-            return false;
-        }
-        walk_window();
-        if walk.status == status::FULL {
-            emit_entries();
-        }
-        if walk.status == status::ODD {
+        steps += 1;
+        if steps >= STEPS {
             return false;
         }
     }
-    false
 }
 
 /// Loads the next window; 0 if it could.
@@ -386,26 +392,44 @@ pub fn output_with(record: *mut u8, len: u64, wakeup: u64) {
     }
 }
 
-/// Walks the headers of the window in `WALK`, as many as one go takes.
+/// Of [`walk_window`]: the segment has ended.
+const END: u64 = 1;
+/// Of [`walk_window`]: the walk cannot go on.
+const STUCK: u64 = 2;
+
+/// Loads the next window of the segment in `WALK` and walks its headers, as many as one go takes; 0 if there is
+/// more to walk.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn walk_window() -> u64 {
+extern "C" fn walk_window(skb: *mut __sk_buff) -> u64 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
-        return 0;
+        return STUCK;
     };
     // SAFETY: as in `windows`.
     let walk = unsafe { &mut *walk };
+    if walk.offset >= u64::from(walk.len) {
+        return END;
+    }
+    if walk.goes_on == 0 && load_window(skb) != 0 {
+        return STUCK;
+    }
+    walk.goes_on = 0;
     // One way back, by a condition at the end: verifiers before 6.8 refuse a loop to whose beginning an
     // instruction leads that does not jump.
     let mut frames = 0;
+    let mut more;
     loop {
-        let more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
+        more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
         frames += 1;
         if more == 0 || frames >= HEADERS {
             break;
         }
     }
     let at = opaque(walk.at);
+    if more != 0 && at < walk.filled {
+        walk.goes_on = 1;
+        return 0;
+    }
     // Behind a large frame another such may come. Of smaller ones a window holds several, and there are
     // only so many steps.
     let is_large = at.wrapping_sub(walk.filled) as i64 > FAR_AWAY as i64;
@@ -427,6 +451,12 @@ extern "C" fn walk_window() -> u64 {
             walk.carried = carried as u32;
         }
         walk.offset = walk.len.into();
+    }
+    if walk.status == status::FULL {
+        emit_entries();
+    }
+    if walk.status == status::ODD {
+        return STUCK;
     }
     0
 }
@@ -450,24 +480,23 @@ fn simple_frame(walk: &mut Walk) -> bool {
     let second = head >> 8 & 0xff;
     let rsv1 = head >> 6 & 1;
     let masked = second >> 7;
+    let short = second & 0x7f;
+    let long = (head >> 16 & 0xffff).swap_bytes() >> 48;
+    // Without a branch, see `exceeds`.
+    let is_long = opaque(exceeds(short, 125));
+    let len = short.wrapping_add(long.wrapping_sub(short).wrapping_mul(is_long));
     if (head & 0xb0) ^ 0x80
         | (opcode.wrapping_sub(1) & !1)
         | (masked ^ u64::from(walk.flags & MASKED))
         | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
+        // A length of eight bytes, or one that would do with none.
+        | (is_long & (short | exceeds(126, long)))
         != 0
     {
         return false;
     }
-    let mut len = second & 0x7f;
-    let mut size = 2 + masked * 4;
-    if len > 125 {
-        len = (head >> 16 & 0xffff).swap_bytes() >> 48;
-        if second & 0x7f == 127 || len < 126 {
-            return false;
-        }
-        size += 2;
-    }
-    let class = opaque(size_class(len)) as usize & 15;
+    let size = 2 + masked * 4 + is_long * 2;
+    let class = opaque(small_size_class(len)) as usize & 15;
     let message = opaque((opcode - 1) * 2 + rsv1) as usize & 3;
     let delta = &raw mut walk.delta;
     // SAFETY: the indices are within the arrays.

@@ -11,7 +11,7 @@ use wstap_common::{
     record::{HEADER_LEN, RECORD_SEGMENT, RecordHeader},
     tally::{Tally, element},
 };
-use wstap_ebpf::bound::bounded;
+use wstap_ebpf::bound::{bounded, opaque};
 
 use super::{
     commit::{commit, describe, fill},
@@ -164,9 +164,11 @@ fn next_slot(waiting: u32, next: u32) -> u64 {
         };
         // SAFETY: what another CPU may make of a slot that it takes shows at the commit.
         let (seq, link) = unsafe { ((*slot).header.seq, (*slot).link) };
-        if seq.wrapping_sub(next) as i32 <= 0 {
-            found = u64::from(index) | u64::from(previous) << 32;
-        }
+        // All ones if it has the byte or is old; without a branch, of which the verifier would follow both
+        // sides for each slot.
+        let due = opaque(((i64::from(seq.wrapping_sub(next) as i32) - 1) >> 63) as u64);
+        let this = u64::from(index) | u64::from(previous) << 32;
+        found = (found & !due) | (this & due);
         previous = index;
         index = link as u32;
     }

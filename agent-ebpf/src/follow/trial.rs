@@ -15,7 +15,6 @@ use super::{flags, place_of};
 use crate::{
     headers::{FIN, Headers, RST, SYN},
     maps::{FLOWS, Flow, PASSAGE, WALK},
-    sample::is_crowded,
     walk::{DETAIL, TRIAL, walk_segment},
 };
 
@@ -60,8 +59,7 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
     let mut outcome = TRIED;
     let waited = Trial::when(now).wrapping_sub(trial.since());
     if place.mode() == mode::WHOLE {
-        // Where it begins has to be copied.
-        if !in_order || flow.tally == 0 || is_crowded() || !is_plausible(skb, headers, flow, sender)
+        if !in_order || flow.tally == 0 || !is_plausible(skb, headers, flow, sender)
         {
             return unchanged(flow, sender, before);
         }
@@ -72,7 +70,7 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
         && place.carried() == 0
         && in_order
         && (ANEW..=PATIENCE).contains(&waited)
-        && !is_crowded()
+        && flow.muted == 0
     {
         outcome = TRIED | BEGUN;
         trial = Trial::new(headers.seq, trial.version(), Trial::when(now), 0);

@@ -1,9 +1,11 @@
 //! The eBPF object: its globals, its maps, its programs.
 
+use std::{panic::resume_unwind, thread};
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray, RingBuf},
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier},
 };
 use aya_log::EbpfLogger;
 use log::LevelFilter;
@@ -81,8 +83,8 @@ pub(super) fn load(
 ) -> Result<Loaded, KernelError> {
     let mut ebpf = prepare(config, wake, method, VerifierLogLevel::default())?;
 
+    verify_at_once(&mut ebpf)?;
     install_body(&mut ebpf)?;
-    // Every network namespace has a loopback interface, which is Ethernet to us.
     verify(&mut ebpf, Framing::Ethernet)?;
     let log = if config.kernel_log != LevelFilter::Off {
         EbpfLogger::init(&mut ebpf)
@@ -182,11 +184,42 @@ pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelErro
     Ok(())
 }
 
+/// Has the verifier look at the programs that are needed in any case, each in a thread, since that is most of
+/// what starting takes. One that has got no thread is left to [`verify`] and [`install_body`].
+fn verify_at_once(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    // Every network namespace has a loopback interface, which is Ethernet to us.
+    let [ingress, egress] = globals::PROGRAMS[Framing::Ethernet as usize];
+    let needed = [globals::BODY, ingress, egress];
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (name, program) in ebpf.programs_mut() {
+            let Some(name) = needed.into_iter().find(|needed| *needed == name) else {
+                continue;
+            };
+            let verifying = thread::Builder::new()
+                .name(name.to_owned())
+                .spawn_scoped(scope, move || load_program(name, program).map(|_| ()));
+            threads.extend(verifying);
+        }
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        Ok(())
+    })
+}
+
 fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::Mismatch(name))?;
+    load_program(name, program)
+}
+
+fn load_program<'a>(
+    name: &'static str,
+    program: &'a mut Program,
+) -> Result<&'a mut SchedClassifier, KernelError> {
     let program: &mut SchedClassifier = program
         .try_into()
         .map_err(|_: ProgramError| KernelError::Mismatch(name))?;
