@@ -142,10 +142,6 @@ fn copy_pieces(skb: *mut __sk_buff, payload: u32, urgent: bool) -> bool {
         SNAP_LENGTH.load()
     };
     let wanted = header.len.min(snap);
-    if !urgent && header.flags & (FIN | RST) == 0 && is_crowded() {
-        count(Counter::LostRingFull, 1);
-        return false;
-    }
     let wakeup = wakeup(urgent);
 
     let mut done = 0;
@@ -227,11 +223,14 @@ pub fn wakeup_now_and_then(number: u32) -> u64 {
     }
 }
 
-/// Whether so much has gathered that the room left is for what matters more than a flow that is copied
-/// whole: handshakes, walks and endings, of which there is little, and each counts.
+/// Whether the room left in the ring buffer is for what matters more than a flow that is copied whole:
+/// handshakes, walks and endings, of which there is little, and each counts. Once it has come to that the
+/// flow waits until most of what is there has been read: so what it loses lies together, and between
+/// there is enough for frames to be recognised again.
 #[inline(always)]
-pub fn is_crowded() -> bool {
-    gathered() > u64::from(CROWDED_BYTES.load())
+pub fn is_crowded(muted: u32) -> bool {
+    let bound = CROWDED_BYTES.load();
+    gathered() > u64::from(if muted != 0 { bound / 4 } else { bound })
 }
 
 /// Bytes in the ring buffer that have not been read.

@@ -55,7 +55,11 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
     let in_order = headers.seq == high && headers.flags & (FIN | RST | SYN) == 0;
     let mut outcome = TRIED;
     if place.mode() == mode::WHOLE {
-        if !in_order || flow.tally == 0 || !is_plausible(skb, headers, flow, sender) {
+        if !in_order
+            || flow.tally == 0
+            || flow.muted != 0
+            || !is_plausible(skb, headers, flow, sender)
+        {
             return unchanged(flow, sender, before);
         }
         outcome = TRIED | BEGUN;
