@@ -163,8 +163,8 @@ pub struct Followed {
     pub flags: u32,
     /// By sender: [`Walked::high`] when the receiver closed its window; 0 if it has opened it since.
     pub closed_at: [u32; 2],
-    /// Not used.
-    pub reserved: u32,
+    /// Not 0 if nothing is copied whole until the ring buffer is nearly empty.
+    pub muted: u32,
     /// By sender (index in the key).
     pub directions: [Walked; 2],
 }

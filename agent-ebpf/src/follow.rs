@@ -31,8 +31,8 @@ use self::{
 use crate::{
     flow::{Account, Passage, account},
     headers::{ACK, FIN, Headers, RST},
-    maps::{EACH_FRAME, FLOWS, Flow, HEADER, PASSAGE, TALLIES, WALK, WALKS},
-    sample::{Origin, precisely, sample},
+    maps::{EACH_FRAME, FLOWS, Flow, HEADER, PASSAGE, TALLIES, WALK, WALKS, count},
+    sample::{Origin, is_crowded, precisely, sample},
     walk::{DEFLATE, DETAIL, ENTRIES_AT, MASKED, URGENT, emit_entries, walk_segment},
 };
 
@@ -213,7 +213,14 @@ extern "C" fn copy_whole(skb: *mut __sk_buff, now: u64, begins: u32) -> u64 {
         return Counter::Missed as u64;
     };
     // SAFETY: as in `decide`.
-    let flow = unsafe { &*flow };
+    let flow = unsafe { &mut *flow };
+    if passage.headers.flags & (FIN | RST) == 0 {
+        flow.muted = u32::from(is_crowded(flow.muted));
+        if flow.muted != 0 {
+            count(Counter::LostRingFull, 1);
+            return Counter::Missed as u64;
+        }
+    }
     let origin = Origin {
         epoch: flow.epoch,
         now,

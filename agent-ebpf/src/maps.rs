@@ -49,7 +49,7 @@ pub struct Flow {
     pub tally: u32,
     pub flags: u32,
     pub closed_at: [u32; 2],
-    pub reserved: u32,
+    pub muted: u32,
     pub directions: [Walked; 2],
 }
 

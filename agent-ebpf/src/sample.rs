@@ -243,11 +243,14 @@ pub fn wakeup_now_and_then(number: u32) -> u64 {
     }
 }
 
-/// Whether so much has gathered that the room left is for what matters more than a flow that is copied
-/// whole: handshakes, walks and endings, of which there is little, and each counts.
+/// Whether the room left in the ring buffer is for what matters more than a flow that is copied whole:
+/// handshakes, walks and endings, of which there is little, and each counts. Once it has come to that the
+/// flow waits until most of what is there has been read: so what it loses lies together, and between
+/// there is enough for frames to be recognised again.
 #[inline(always)]
-pub fn is_crowded() -> bool {
-    gathered() > u64::from(CROWDED_BYTES.load())
+pub fn is_crowded(muted: u32) -> bool {
+    let bound = CROWDED_BYTES.load();
+    gathered() > u64::from(if muted != 0 { bound / 4 } else { bound })
 }
 
 /// Bytes in the ring buffer that have not been read.

@@ -59,7 +59,10 @@ pub(super) extern "C" fn try_on(skb: *mut __sk_buff, before: u64, high: u32, now
     let mut outcome = TRIED;
     let waited = Trial::when(now).wrapping_sub(trial.since());
     if place.mode() == mode::WHOLE {
-        if !in_order || flow.tally == 0 || !is_plausible(skb, headers, flow, sender)
+        if !in_order
+            || flow.tally == 0
+            || flow.muted != 0
+            || !is_plausible(skb, headers, flow, sender)
         {
             return unchanged(flow, sender, before);
         }

@@ -38,9 +38,11 @@ use crate::{
     },
 };
 
-/// Records between two looks at what the observer has made of them: bounds how many of its events
-/// wait.
+/// Records between two looks at what the observer has made of them.
 const BATCH: usize = 512;
+/// As many events may wait for that look. A segment that is copied whole has up to some thousand frames,
+/// and batches of these would take hundreds of MiB, not all of which the allocator gives back.
+const EVENTS: usize = 4096;
 /// Batches between two looks at the clock, where the records do not end.
 const BATCHES: usize = 16;
 /// How long the reader sleeps at most. Records that do not wake it are as old as this.
@@ -305,21 +307,25 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
         let mut found = Found::Nothing;
         for _ in 0..BATCHES {
             let (observer, newest) = (&mut self.observer, &mut self.newest);
-            let records = self.reader.drain(BATCH, |record| match record {
-                Record::Sample(segment, sample) => {
-                    *newest = segment.ts;
-                    observer.handle_sample(segment, sample);
+            let records = self.reader.drain(BATCH, |record| {
+                match record {
+                    Record::Sample(segment, sample) => {
+                        *newest = segment.ts;
+                        observer.handle_sample(segment, sample);
+                    }
+                    Record::Walk(walk, entries) => {
+                        *newest = walk.segment.ts;
+                        observer.handle_walk(walk, entries);
+                    }
                 }
-                Record::Walk(walk, entries) => {
-                    *newest = walk.segment.ts;
-                    observer.handle_walk(walk, entries);
-                }
+                observer.events_waiting() < EVENTS
             });
+            let is_full = self.observer.events_waiting() >= EVENTS;
             self.pass_on()?;
             if records > 0 {
                 found = Found::All;
             }
-            if self.sink.is_done() || records < BATCH {
+            if self.sink.is_done() || (records < BATCH && !is_full) {
                 return Ok(found);
             }
         }

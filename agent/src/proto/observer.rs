@@ -201,6 +201,12 @@ impl Observer {
         self.events.pop_front()
     }
 
+    /// Events that [`Self::poll_event`] has yet to give.
+    #[must_use]
+    pub fn events_waiting(&self) -> usize {
+        self.events.len()
+    }
+
     /// The next verdict.
     pub fn poll_verdict(&mut self) -> Option<Verdict> {
         self.verdicts.pop_front()
@@ -316,10 +322,16 @@ impl Observer {
                     cx.from_start = true;
                     mark = Mark::new(cx.events, *cx.last_id);
                 } else {
+                    if let (StreamEvent::Bytes { side, offset, .. }, Some(walks)) =
+                        (&event, &mut *walks)
+                    {
+                        walks.reach(*side, *offset, session);
+                    }
                     session.handle(&event, &mut cx);
                 }
             },
         );
+        self.confirm(slot, side);
         self.conclude(slot, mark);
     }
 

@@ -16,6 +16,7 @@ use crate::proto::{
     packed::Packer,
     segment::Segment,
     seq::SeqNumber,
+    session::Session,
     tcp::StreamEvent,
     time::Timestamp,
     walk::{self, Counts, Cursor, Sample, Tally, Walk, neighbour},
@@ -36,6 +37,8 @@ const FAR: u64 = 1 << 30;
 const MAX_HEADER: i32 = 14;
 /// How long a source may take to go on where its trial has come to.
 const CONFIRMING: Duration = Duration::from_millis(250);
+/// Events for which there is always room.
+const EVENTS_KEPT: usize = 8192;
 /// A tally is taken for complete whose last payload was so long ago.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -66,6 +69,8 @@ struct Side {
     told: Option<SeqNumber>,
     /// It has segments that no cursor takes account of yet.
     moved: bool,
+    /// Where in the stream the source's trial began. What is before it may have to be waited for.
+    awaited: Option<(u64, SeqNumber)>,
     /// A trial of the source began at a header: where, and what was before it. The source is to be told.
     trial: Option<(SeqNumber, walk::Place)>,
     /// When the source was told of a trial.
@@ -139,6 +144,7 @@ impl Walks {
             version: 0,
             told: None,
             moved: false,
+            awaited: None,
             trial: None,
             confirmed: None,
         };
@@ -167,6 +173,7 @@ impl Walks {
                 version,
                 told,
                 moved: _,
+                awaited: _,
                 trial: _,
                 confirmed: _,
             } = side;
@@ -178,6 +185,17 @@ impl Walks {
         }
         for counts in &mut self.tcp {
             counts.pack(p);
+        }
+    }
+
+    /// A side's stream has come to `offset`, where it is at `standing`: maybe the source's trial began
+    /// there, and at a header.
+    pub(super) fn reach(&mut self, side: usize, offset: u64, session: &Session) {
+        let of = &mut self.sides[side];
+        if let Some((_, seq)) = of.awaited.take_if(|(at, _)| *at == offset)
+            && let Some(standing) = session.standing(side).filter(|at| at.ahead == 0)
+        {
+            of.trial = Some((seq, standing.place));
         }
     }
 
@@ -257,6 +275,8 @@ impl Observer {
     /// Looks at the tallies of all connections: reports what was counted, and who has been heard of.
     pub fn handle_tallies(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
+        // Where bytes were waited for, one segment may bring some ten thousand events at once.
+        self.events.shrink_to(EVENTS_KEPT);
         let walked: Vec<_> = (self.table.iter())
             .filter(|(_, entry)| entry.tally() != 0)
             .map(|(slot, _)| slot)
@@ -327,19 +347,21 @@ impl Observer {
         self.take_waiting(slot, false);
     }
 
-    /// The source tries whether a header begins with this segment, which is not taken in yet: tells it
-    /// if one does.
+    /// The source tries whether a header begins with this segment, which is not taken in yet.
     fn try_on(&mut self, slot: SlotId, side: usize, segment: &Segment<'_>) {
-        let generation = self.table.generation(slot);
-        let Some(live) = self.live(slot) else {
-            return;
-        };
-        let standing = live.session.standing(side);
-        if let Some(walks) = &mut live.walks
-            && let Some(standing) = standing.filter(|at| at.ahead == 0)
-            && live.tcp.next_seq(side) == Some(segment.seq)
+        if let Some(live) = self.live(slot)
+            && let Some(walks) = &mut live.walks
         {
-            walks.sides[side].trial = Some((segment.seq, standing.place));
+            let offset = live.tcp.offset_of(side, segment.seq);
+            walks.sides[side].awaited = offset.map(|offset| (offset, segment.seq));
+        }
+    }
+
+    /// Has the source told that its trial began at a header, if it has turned out so.
+    pub(super) fn confirm(&mut self, slot: SlotId, side: usize) {
+        let generation = self.table.generation(slot);
+        let walks = self.live(slot).and_then(|live| live.walks.as_ref());
+        if walks.is_some_and(|walks| walks.sides[side].trial.is_some()) {
             self.cursors.push((slot, generation, side));
         }
     }
@@ -512,6 +534,8 @@ impl Observer {
             of.next = None;
             of.version = version;
             of.told = None;
+            of.awaited = None;
+            of.trial = None;
             session.set_tallied(side, false);
             session.note_activity(activity);
             tcp.jump(side, walk.from, &mut self.shared);
@@ -549,6 +573,7 @@ impl Observer {
         let of = &mut walks.sides[side];
         of.next = None;
         of.told = None;
+        of.awaited = None;
         live.tcp.jump(side, seq, &mut self.shared);
         let mut cx = context!(self, false);
         live.session.lose(side, &mut cx);

@@ -2,7 +2,7 @@
 //! TCP connection of its own, and answers when it is answered: so of two handshakes with one key the
 //! one that lies within the other is the next hop's.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::proto::{event::Hop, time::Timestamp};
 
@@ -13,7 +13,8 @@ const REMEMBERED: usize = 4096;
 /// The last handshake that was answered with each key.
 #[derive(Debug, Default)]
 pub struct Hops {
-    answered: HashMap<String, (Timestamp, Hop)>,
+    /// A tree: a hash table in which one comes for each that goes doubles for what has gone.
+    answered: BTreeMap<String, (Timestamp, Hop)>,
     order: VecDeque<String>,
 }
 

@@ -295,6 +295,12 @@ impl TcpFlow {
         self.streams[side & 1].seq_at(offset)
     }
 
+    /// The stream offset of `side` at which a sequence number is, unless it is before the stream.
+    #[must_use]
+    pub fn offset_of(&self, side: usize, seq: SeqNumber) -> Option<u64> {
+        self.streams[side & 1].offset_of(seq)
+    }
+
     /// Goes on at `seq` in the stream of `side`: what comes before was followed elsewhere, or is not
     /// waited for. What is held back is dropped.
     pub fn jump(&mut self, side: usize, seq: SeqNumber, shared: &mut Shared) {

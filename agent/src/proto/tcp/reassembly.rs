@@ -165,6 +165,12 @@ impl Stream {
         (self.start != Start::Unknown).then_some(SeqNumber(at as u32))
     }
 
+    /// The stream offset at which a sequence number is, the one nearest to the next byte.
+    pub(super) fn offset_of(&self, seq: SeqNumber) -> Option<u64> {
+        let offset = self.position(seq).checked_sub(self.origin);
+        offset.filter(|_| self.start != Start::Unknown)
+    }
+
     /// Makes the other direction wait for this one. There is nothing to wait for in a direction
     /// that was not seen, or is over.
     pub(super) fn gate(&self) -> Gate {

@@ -1,6 +1,7 @@
 //! From the ring buffer to segments, and verdicts back to the kernel program.
 
 use std::{
+    cell::Cell,
     collections::HashSet,
     os::{fd::AsFd as _, unix::net::UnixStream},
     time::Duration,
@@ -121,14 +122,16 @@ impl Reader {
         })
     }
 
-    /// Hands over what the records say that are there, at most `limit`, each with no copy made; how
-    /// many.
-    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record<'_>)) -> usize {
+    /// Hands over what the records say that are there, at most `limit`, each with no copy made, as long
+    /// as `take` wants more; how many.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(Record<'_>) -> bool) -> usize {
         self.pairs.fill();
         let pairs = &self.pairs;
         self.slots.reclaim(|pair, epoch| pairs.are_of(pair, epoch));
         let mut records = 0;
-        while records < limit {
+        let wants_more = Cell::new(true);
+        let mut take = |record: Record<'_>| wants_more.set(take(record));
+        while records < limit && wants_more.get() {
             let Some(record) = self.ring.next() else {
                 break;
             };

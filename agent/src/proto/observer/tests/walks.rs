@@ -227,6 +227,28 @@ fn a_place_that_is_lost_and_found() {
 }
 
 #[test]
+fn a_trial_is_confirmed_once_what_was_missing_before_it_is_there() {
+    let mut s = Source::new(true);
+    let lost = s.lose(Role::Server);
+    s.hand_over(&lost);
+    let [first, second] = [plain(0x82, b"first"), plain(0x82, b"second")];
+    let begin = s.script.next[1];
+    s.script.next[1] = begin + first.len() as u32;
+    let trial = s.script.next[1];
+    s.script.sample = Sample {
+        tally: TALLY + 1,
+        boundary: None,
+        is_trial: true,
+    };
+    s.script.segment(Role::Server, ACK, &second);
+    assert_ne!(s.server_cursor().map(|cursor| cursor.next), Some(trial));
+    s.script.next[1] = begin;
+    s.whole(Role::Server, ACK, &first);
+    let cursor = s.server_cursor().expect("a cursor");
+    assert_eq!((cursor.next, cursor.place.index), (trial, 1));
+}
+
+#[test]
 fn a_place_behind_a_control_frame_is_told_once_all_of_it_is_there() {
     let mut s = Source::new(true);
     s.server(&plain(0x81, b"one"));
