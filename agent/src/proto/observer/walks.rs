@@ -527,6 +527,10 @@ impl Observer {
         of.next = Some(reading.next);
         let ts = walk.segment.ts;
         if reset && credible {
+            // What the other side has sent, and is handed over whole, waits for nothing any more.
+            tcp.flush_side(1 - side, &self.limits, &mut self.shared, &mut |event| {
+                session.handle(&event, &mut cx);
+            });
             session.handle(&StreamEvent::Reset { side, ts }, &mut cx);
         } else if walk.segment.flags.fin() {
             session.handle(&StreamEvent::Fin { side, ts }, &mut cx);
