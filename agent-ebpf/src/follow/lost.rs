@@ -45,8 +45,7 @@ pub(super) extern "C" fn give_up_late(sender: u32) -> u64 {
     // SAFETY: as in `decide`.
     let since = unsafe { (*flow).directions[(sender & 1) as usize].waiting_since };
     let now = now();
-    // Behind a FIN no segment may come any more that would ask again.
-    if now.saturating_sub(since) > PATIENCE || passage.headers.has(FIN) {
+    if now.saturating_sub(since) > PATIENCE {
         lose(sender, now, now);
     }
     0
