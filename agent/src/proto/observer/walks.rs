@@ -551,6 +551,10 @@ impl Observer {
         of.next = Some(reading.next);
         let ts = walk.segment.ts;
         if reset && credible {
+            // What the other side has sent, and is handed over whole, waits for nothing any more.
+            tcp.flush_side(1 - side, &self.limits, &mut self.shared, &mut |event| {
+                session.handle(&event, &mut cx);
+            });
             session.handle(&StreamEvent::Reset { side, ts }, &mut cx);
         } else if walk.segment.flags.fin() {
             session.handle(&StreamEvent::Fin { side, ts }, &mut cx);
@@ -692,7 +696,13 @@ impl Observer {
         };
         for side in 0..2 {
             let of = &mut walks.sides[side];
-            let (None, Some(told), Some(next)) = (of.next, of.told, tcp.next_seq(side)) else {
+            let (None, Some(next)) = (of.next, tcp.next_seq(side)) else {
+                continue;
+            };
+            // What was told may have been replaced by word of a trial, too late.
+            let ahead = session.standing(side).map_or(0, |at| at.ahead);
+            let header = (0 < ahead && ahead < FAR).then(|| next + ahead as u32);
+            let Some(told) = of.told.or(header) else {
                 continue;
             };
             // The source says so in the tally when it goes on. Without payload before it, that place may also be

@@ -516,3 +516,27 @@ fn payload_behind_a_place_that_was_told_counts_as_it_goes_by() {
     assert_eq!(progress(s.script.events()), 204);
     assert_eq!(s.script.observer.stats().gaps, 0);
 }
+
+#[test]
+fn what_waits_in_the_other_direction_is_read_before_a_reset() {
+    let mut s = Source::new(true);
+    let lost = s.lose(Role::Client);
+    s.hand_over(&lost);
+    let long = masked(0x82, &[b'l'; 500]);
+    s.whole(Role::Client, ACK, &long[..100]);
+    s.script.next[0] = s.script.next[0] + 100;
+    let rest = [&long[200..], &masked(0x81, b"next")].concat();
+    s.whole(Role::Client, ACK, &rest);
+    s.send(Role::Server, RST | ACK, &[]);
+    let events = s.script.events();
+    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    assert_eq!(
+        lines[..4],
+        [
+            "c2s 1 binary 500",
+            "message c2s binary 500 in 1",
+            "c2s 2 text 4",
+            "message c2s text 4 in 1",
+        ]
+    );
+}
