@@ -81,13 +81,6 @@ pub(super) fn commit(
     };
     let (new, rest) = walk.place(place.version().wrapping_add(1));
     let ahead = ahead(new, rest);
-    // Where the next header is, if sequence numbers can tell: then the edge alone says what of it has been
-    // seen, also where the place is lost before that is walked.
-    let (header, behind) = if ahead < NEAR {
-        (new.next().wrapping_add(ahead as u32), 0)
-    } else {
-        (new.next(), ahead)
-    };
     let Some(entries) = ENTRIES.get_ptr_mut(0) else {
         return false;
     };
@@ -120,8 +113,8 @@ pub(super) fn commit(
             (*direction).message_frames = walk.message_frames;
             (*direction).records = number;
             (*direction).place = new.0;
-            tally.next = header;
-            tally.rest = behind;
+            tally.next = new.next();
+            tally.rest = ahead;
             tally.walked = tally.walked.wrapping_add(1);
             if walk.delta.any != 0 {
                 walk.delta.apply(tally);
