@@ -104,7 +104,7 @@ const _: () = assert!(size_of::<WalkHeader>() == WALK_HEADER_LEN);
 /// that comes as an entry without a header.
 ///
 /// Wanted is the payload of control frames; of text that is not compressed, where it is at most
-/// [`crate::globals::MAX_PREVIEW`] bytes; and of other data frames [`crate::globals::PREVIEW`] bytes.
+/// [`crate::globals::MAX_PREVIEW`] bytes and all in the segment; and of other data frames [`crate::globals::PREVIEW`] bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(C)]
 pub struct Entry {

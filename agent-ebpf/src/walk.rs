@@ -617,10 +617,14 @@ fn frame(walk: &mut Walk, entries: *mut u8) -> bool {
             walk.status = status::CUT;
             return false;
         }
-        copied += held;
-        // More than sequence numbers can tell apart is no payload that anybody reads.
-        if len < 1 << 55 {
-            pending = (payload - held) | (len - payload) << PENDING_BITS;
+        // Of text that is not all there nothing is wanted: nobody should wait for its rest, which may
+        // never pass.
+        if is_control || walk.preview != 0 {
+            copied += held;
+            // More than sequence numbers can tell apart is no payload that anybody reads.
+            if len < 1 << 55 {
+                pending = (payload - held) | (len - payload) << PENDING_BITS;
+            }
         }
     } else {
         copied += payload;
