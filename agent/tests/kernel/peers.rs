@@ -28,7 +28,7 @@ use super::{
 const SEED: &str = "WSTAP_TEST_SEED";
 
 /// Holds all that is said in one session: nothing is lost, however busy the machine is.
-const RING: &str = "64M";
+const RING: &str = "128M";
 
 /// Bytes of each payload that are shown: those of a control frame whole.
 const PREVIEW: usize = 125;
