@@ -64,6 +64,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 const TURNS: u32 = 20_000;
 /// Missing bytes are waited for so long.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the metrics of two agents may take to come to say the same: an end waits for missing bytes as
+/// long as several times [`PATIENCE`].
+const SETTLING: Duration = Duration::from_secs(12);
 /// Differences that are shown.
 const SHOWN: usize = 5;
 /// The number of the connection that comes last.
@@ -323,7 +326,17 @@ fn compare(plan: Plan) -> Report {
     thread::sleep(PATIENCE);
     report.kernel = counters(walked.pid());
     // While connections are still open: with the end of `trace` they end.
-    let metrics = [&run_whole, &run_walked].map(Agent::metrics);
+    let agents = [&run_whole, &run_walked];
+    let mut metrics = agents.map(Agent::metrics);
+    // What is behind missing bytes waits for a time that differs: the walk passes over those that are
+    // payload, and an ending waits for those that it cannot pass over.
+    let begun = Instant::now();
+    while begun.elapsed() < SETTLING
+        && metrics_differ(&metrics[0], &metrics[1], plan.ordered).is_some()
+    {
+        thread::sleep(PATIENCE / 2);
+        metrics = agents.map(Agent::metrics);
+    }
     for agent in [run_whole, run_walked] {
         agent.stop(Signal::SIGTERM);
     }
