@@ -56,6 +56,15 @@ impl Live {
 }
 
 impl Entry {
+    /// The parts of a connection that is live and has tallies.
+    pub(super) fn walked(&mut self) -> Option<(&mut TcpFlow, &mut Session, &mut Walks)> {
+        let State::Live(live) = &mut self.state else {
+            return None;
+        };
+        let walks = live.walks.as_mut()?;
+        Some((&mut live.tcp, &mut live.session, walks))
+    }
+
     /// Whether `segment`, sent by `side`, belongs to a later connection than this one, which is over
     /// or unwanted.
     pub(super) fn is_followed_by(&self, side: usize, segment: &Segment<'_>) -> bool {

@@ -416,15 +416,7 @@ impl Observer {
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
-        let State::Live(live) = &mut entry.state else {
-            return;
-        };
-        let Live {
-            tcp,
-            session,
-            walks: Some(walks),
-        } = &mut **live
-        else {
+        let Some((tcp, session, walks)) = entry.walked() else {
             return;
         };
         let of = &mut walks.sides[side];

@@ -1,7 +1,7 @@
 //! What the source counts by itself, taken in: when a connection was heard of, how far the frame under
 //! way has gone by, and the counts.
 
-use super::super::{Live, Observer, State, context, table::SlotId};
+use super::super::{Observer, State, context, table::SlotId};
 use super::{
     FAR, MAX_HEADER, SETTLED,
     reading::{pass_payload, skip},
@@ -64,15 +64,7 @@ impl Observer {
             return;
         };
         let epoch = entry.epoch;
-        let State::Live(live) = &mut entry.state else {
-            return;
-        };
-        let Live {
-            session,
-            walks: Some(walks),
-            tcp,
-        } = &mut **live
-        else {
+        let Some((tcp, session, walks)) = entry.walked() else {
             return;
         };
         for side in 0..2 {
@@ -110,15 +102,7 @@ impl Observer {
             return;
         };
         let epoch = entry.epoch;
-        let State::Live(live) = &mut entry.state else {
-            return;
-        };
-        let Live {
-            session,
-            walks: Some(walks),
-            tcp,
-        } = &mut **live
-        else {
+        let Some((tcp, session, walks)) = entry.walked() else {
             return;
         };
         for side in 0..2 {
