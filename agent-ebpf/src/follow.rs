@@ -261,11 +261,12 @@ extern "C" fn advance(skb: *mut __sk_buff, now: u64, quiet_since: u64) -> u64 {
     if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
         return AGAIN;
     }
-    if place.mode() == mode::FAR {
-        place = approach(passage, flow, tally, place).unwrap_or_else(|| place_of(flow, sender));
-    }
     let headers = &passage.headers;
     let end = headers.seq.wrapping_add(headers.len);
+    if place.mode() == mode::FAR {
+        let near = approach(end, flow, sender, tally, place);
+        place = near.unwrap_or_else(|| place_of(flow, sender));
+    }
     let beyond = end.wrapping_sub(place.next()) as i32;
     let ends = headers.has(FIN) || headers.has(RST);
     // The next header is far away still.

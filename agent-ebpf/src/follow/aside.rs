@@ -14,7 +14,7 @@ use wstap_common::{
 use wstap_ebpf::bound::{bounded, opaque};
 
 use super::{
-    commit::{commit, describe, fill},
+    commit::{approach, commit, describe, fill},
     flags,
     lost::LONG_PATIENCE,
     place_of,
@@ -184,11 +184,14 @@ fn drain_one(
     sender: usize,
     tally: &mut Tally,
 ) -> bool {
-    let place = place_of(flow, sender);
-    if place.mode() != mode::NEAR && place.mode() != mode::CONTROL {
+    let mut place = place_of(flow, sender);
+    if place.mode() == mode::WHOLE || place.mode() == mode::TRIAL {
         return false;
     }
-    let found = next_slot(flow.directions[sender].waiting, place.next());
+    // Where the next header is that far away, all that waits is payload.
+    let is_far = place.mode() == mode::FAR;
+    let next = place.next().wrapping_add(u32::from(is_far) << 29);
+    let found = next_slot(flow.directions[sender].waiting, next);
     let (found, previous) = (found as u32, (found >> 32) as u32);
     if found == 0 {
         return false;
@@ -202,6 +205,11 @@ fn drain_one(
     };
     // SAFETY: the last two are this CPU's own; the slot as above.
     let (slot, walk) = unsafe { (&mut *slot, &mut *walk) };
+    let end = slot.header.seq.wrapping_add(slot.header.len);
+    if is_far {
+        let near = approach(end, flow, sender, tally, place);
+        place = near.unwrap_or_else(|| place_of(flow, sender));
+    }
     walk.payload = 0;
     walk.len = slot.header.len;
     walk.seq = slot.header.seq;
@@ -212,8 +220,7 @@ fn drain_one(
     if ends {
         walk.flags |= URGENT;
     }
-    let end = walk.seq.wrapping_add(walk.len);
-    let holds = end.wrapping_sub(place.next()) as i32 > 0;
+    let holds = !is_far && end.wrapping_sub(place.next()) as i32 > 0;
     if holds {
         walk.begin(&flow.directions[sender], place);
     } else {

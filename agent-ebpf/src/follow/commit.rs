@@ -14,17 +14,17 @@ use crate::{
     walk::{ENTRIES_AT, NEAR, ahead},
 };
 
-/// A frame so long that sequence numbers do not tell where it ends: moves the place on, and says
-/// where it is once the segment comes near the next header.
+/// A frame so long that sequence numbers do not tell where it ends: moves the place on to where a segment of
+/// `sender` ends, and says where it is once that comes near the next header.
 #[inline(always)]
 pub(super) fn approach(
-    passage: &Passage,
+    end: u32,
     flow: &mut Flow,
+    sender: usize,
     tally: &mut Tally,
     place: Place,
 ) -> Option<Place> {
-    let end = passage.headers.seq.wrapping_add(passage.headers.len);
-    let direction = &raw mut flow.directions[(passage.sender & 1) as usize];
+    let direction = &raw mut flow.directions[sender & 1];
     let mut near = None;
     // SAFETY: the lock is the flow's; it is let go on every path.
     unsafe { bpf_spin_lock(&raw mut flow.lock) };

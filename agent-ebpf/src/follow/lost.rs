@@ -43,7 +43,12 @@ pub(super) extern "C" fn give_up_late(sender: u32) -> u64 {
         return 0;
     };
     // SAFETY: as in `decide`.
-    let since = unsafe { (*flow).directions[(sender & 1) as usize].waiting_since };
+    let flow = unsafe { &*flow };
+    if place_of(flow, sender as usize).mode() == mode::FAR {
+        // Another CPU has just come by the header, and is about to take in what waited: it is payload.
+        return 0;
+    }
+    let since = flow.directions[(sender & 1) as usize].waiting_since;
     let now = now();
     if now.saturating_sub(since) > PATIENCE {
         lose(sender, now, now);

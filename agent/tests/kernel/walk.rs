@@ -586,6 +586,36 @@ fn a_payload_that_ends_with_the_connection_is_counted_as_far_as_it_came() {
 }
 
 #[test]
+fn segments_that_waited_for_the_header_of_an_enormous_frame_do_not_lose_the_place() {
+    let Some(_turn) = turn() else { return };
+    let mut random = Random::new(0);
+    let conversation = Conversation::enormous(0);
+    let mut traffic = deliver(&conversation, &Rates::default(), &mut Random::new(2));
+    let header = format!("server {}..", conversation.opened[1]);
+    let packets = &mut traffic.packets;
+    let first = packets
+        .iter()
+        .position(|packet| packet.what.starts_with(&header));
+    let first = first.expect("the header is sent");
+    let behind = packets[first..]
+        .iter()
+        .position(|packet| packet.side == conversation::CLIENT);
+    let last = first + behind.expect("the client ends it") - 1;
+    packets[first..=last].rotate_left(1);
+    // What waited, the client acknowledges by its end: as if what it waited for had passed by unseen.
+    packets[last - 1].pause = Duration::from_millis(200);
+    traffic.waited = true;
+    let plan = Plan::made(0, vec![(conversation, traffic)], false, &mut random);
+    let report = compare(plan);
+    assert_eq!(report.kernel["place_lost"], 0, "{report:?}");
+    let waited = (last - first) as u64;
+    assert!(waited > 1, "{report:?}");
+    for counter in ["set_aside", "drained"] {
+        assert_eq!(report.kernel[counter], waited, "{counter}: {report:?}");
+    }
+}
+
+#[test]
 fn slots_of_connections_that_are_gone_are_given_back() {
     const CONNECTIONS: u16 = 60;
     const FRAMES: usize = 5;

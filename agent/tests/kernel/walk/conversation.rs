@@ -116,6 +116,14 @@ impl Conversation {
         this
     }
 
+    /// A handshake, and of a frame of the server that says that it is enormous no more than the beginning.
+    pub fn enormous(n: u16) -> Self {
+        let mut this = Self::opened(n);
+        this.each_says(&[(SERVER, 0x82, &[b'x'; 5000], Some(1 << 32))]);
+        this.end = End::Fin(CLIENT);
+        this
+    }
+
     /// A handshake, `frames` of the server, and a reset.
     pub fn reset(n: u16, frames: usize) -> Self {
         let mut this = Self::opened(n);
