@@ -13,6 +13,10 @@ pub const CLIENT: usize = 0;
 /// As [`CLIENT`].
 pub const SERVER: usize = 1;
 
+/// The path that is asked for where nothing is missing, not even for a time.
+pub const PATH: &str = "/walk";
+/// As [`PATH`], and as long, where something may be.
+const WAITING_PATH: &str = "/wait";
 /// What everybody listens at.
 const PORT: u16 = 8080;
 /// A connection of more bytes in one direction is none for small segments.
@@ -132,6 +136,16 @@ impl Conversation {
         this
     }
 
+    /// Something may be missing for a time: shows in the path that is asked for.
+    pub fn may_wait(&mut self) {
+        let requests = &mut self.streams[CLIENT][..self.opened[CLIENT]];
+        let path = format!("{PATH} ");
+        let found = (requests.windows(path.len())).position(|at| at == path.as_bytes());
+        if let Some(at) = found {
+            requests[at..][..PATH.len()].copy_from_slice(WAITING_PATH.as_bytes());
+        }
+    }
+
     fn each_says(&mut self, frames: &[(usize, u8, &[u8], Option<u64>)]) {
         let mut random = Random::new(0);
         for &(side, first, payload, declared) in frames {
@@ -157,7 +171,7 @@ impl Conversation {
             opened: [0; 2],
             payloads: [Vec::new(), Vec::new()],
         };
-        let (request, response) = handshake(n, "plain", false);
+        let (request, response) = handshake(n, "/plain", false);
         this.say(CLIENT, request.as_bytes(), true);
         this.say(SERVER, response.as_bytes(), true);
         this.opened = [0, 1].map(|side| this.streams[side].len());
@@ -185,7 +199,7 @@ impl Conversation {
             );
             self.say(SERVER, response.as_bytes(), true);
         }
-        let (request, response) = handshake(n, "walk", compresses);
+        let (request, response) = handshake(n, PATH, compresses);
         self.say(CLIENT, request.as_bytes(), true);
         self.say(SERVER, response.as_bytes(), true);
     }
@@ -345,7 +359,7 @@ fn handshake(n: u16, path: &str, compresses: bool) -> (String, String) {
         ""
     };
     let request = format!(
-        "GET /{path} HTTP/1.1\r\nHost: walk.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: walk.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extension}\r\n"
     );
     let response = format!(

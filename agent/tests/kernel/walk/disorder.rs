@@ -55,6 +55,13 @@ impl Rates {
     }
 }
 
+impl Rates {
+    /// Whether something may be missing for a time, or for good.
+    pub fn disturb(&self) -> bool {
+        self.lost > 0 || self.late > 0 || self.unseen > 0
+    }
+}
+
 /// A segment on the wire.
 #[derive(Clone, Debug)]
 pub struct Packet {
