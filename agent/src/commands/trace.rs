@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     config::TraceConfig,
-    sink::{metrics::AgentStatus, printer::Printer, unit::Counted},
+    kubernetes::Kubernetes,
+    sink::{metrics::AgentStatus, peer::Naming, printer::Printer, unit::Counted},
     source::kernel::Wake,
 };
 
@@ -31,6 +32,7 @@ pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
 async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     // Before attaching, so that no signal leaves anything behind.
     let mut interrupts = Interrupts::listen()?;
+    let kubernetes = Kubernetes::start(&config.kubernetes).await?;
     let source = Source::open(&config.capture, Wake::Each)?;
     let names = source.attacher().status().names;
     log::info!(
@@ -45,6 +47,10 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
         Box::new(move |index| Some(names.name(index)?.to_string())),
         Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
+    let printer = match &kubernetes {
+        Some(kubernetes) => printer.with_names(Naming::new(kubernetes.names())),
+        None => printer,
+    };
     let mut session = source.start(&config.observer, printer, |_| ())?;
     tokio::select! {
         () = interrupts.next() => {}

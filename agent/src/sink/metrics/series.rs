@@ -17,11 +17,14 @@ use super::{
     path::PathLabel,
     tally::{OPCODES, OpcodeTally},
 };
-use crate::proto::{
-    event::{Close, Connection, Counted, Frame, Progress},
-    flow::{ConnId, Direction, PerDirection, Role},
-    frame::{CloseCode, Opcode},
-    time::Timestamp,
+use crate::{
+    proto::{
+        event::{Close, Connection, Counted, Frame, Progress},
+        flow::{ConnId, Direction, PerDirection, Role},
+        frame::{CloseCode, Opcode},
+        time::Timestamp,
+    },
+    sink::peer::Peers,
 };
 
 /// Frames after which a connection without series is compared with those that have them.
@@ -90,6 +93,8 @@ pub(super) struct Live {
     pub(super) connection: Arc<Connection>,
     /// Where it is counted.
     pub(super) endpoint: EndpointId,
+    /// Names of its ends.
+    pub(super) peers: Peers,
     /// Its own counts.
     pub(super) opcodes: PerDirection<Narrow>,
     /// Payload bytes of the last frame that is over.
@@ -104,10 +109,16 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(connection: Arc<Connection>, endpoint: EndpointId, now: Timestamp) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        endpoint: EndpointId,
+        peers: Peers,
+        now: Timestamp,
+    ) -> Self {
         Self {
             connection,
             endpoint,
+            peers,
             opcodes: PerDirection::default(),
             last_frame_size: PerDirection::default(),
             last_seen: now,

@@ -208,7 +208,7 @@ fn documented_queries_are_valid() {
 #[test]
 fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
-    let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
+    let exceeded = agent::limits(&AgentStatus::default(), &Own::default());
     let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
     let verdicts = Counter::ALL
         .iter()
