@@ -20,6 +20,7 @@ mod endings;
 mod forgotten;
 mod handshakes;
 mod interfaces;
+mod kubernetes;
 mod lifecycle;
 mod midstream;
 mod other_traffic;
