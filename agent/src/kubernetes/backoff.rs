@@ -35,6 +35,12 @@ impl Backoff {
     }
 }
 
+/// A number below `bound`, by chance; 0 where there is none.
+pub(super) fn any_below(bound: u32) -> u32 {
+    let chance = RandomState::new().hash_one(bound) as u32;
+    chance.checked_rem(bound).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ mod watch;
 
 use std::{
     env,
+    fmt::Display,
     net::IpAddr,
     path::Path,
     sync::{
@@ -55,13 +56,20 @@ pub enum KubernetesError {
     )]
     NotConfigured {
         /// What is wrong with the one.
-        service_account: Box<dyn std::error::Error + Send + Sync>,
+        service_account: String,
         /// What is wrong with the other.
-        kubeconfig: Box<dyn std::error::Error + Send + Sync>,
+        kubeconfig: String,
     },
     /// There is one, and it cannot be used.
-    #[error("reading the Kubernetes configuration: {0}; mend it, or use --kubernetes off")]
-    Configuration(Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "reading the Kubernetes configuration ({from}): {reason}; mend it, or use --kubernetes off"
+    )]
+    Configuration {
+        /// Where it is.
+        from: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// The conversation with the API server. It ends when this is dropped.
@@ -255,7 +263,7 @@ impl Store for Pods {
 
     fn remove(&self, pod: &Pod) {
         change(&self.0.pods, |table| {
-            table.remove(&pod.metadata.uid, Instant::now())
+            table.remove(&pod.metadata.uid, Instant::now());
         });
     }
 
@@ -300,7 +308,7 @@ impl Store for Services {
     fn remove(&self, service: &Service) {
         if let Some(table) = self.table() {
             change(table, |table| {
-                table.remove(&service.metadata.uid, Instant::now())
+                table.remove(&service.metadata.uid, Instant::now());
             });
         }
     }
@@ -330,30 +338,45 @@ async fn configuration(mode: KubernetesMode) -> Result<Option<Config>, Kubernete
                 }
             }
         }
-        KubernetesMode::On if env::var_os(KUBECONFIG).is_some_and(|value| !value.is_empty()) => {
-            let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-            let config = config.map_err(|error| KubernetesError::Configuration(error.into()))?;
-            Ok(Some(config))
-        }
-        KubernetesMode::On => match Config::incluster_env() {
-            Ok(config) => Ok(Some(config)),
-            Err(service_account) => {
-                let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-                config
-                    .map(Some)
-                    .map_err(|kubeconfig| KubernetesError::NotConfigured {
-                        service_account: service_account.into(),
-                        kubeconfig: kubeconfig.into(),
-                    })
-            }
+        KubernetesMode::On => match env::var_os(KUBECONFIG).filter(|path| !path.is_empty()) {
+            Some(path) => kubeconfig().await.map(Some).map_err(|reason| {
+                let from = format!("{KUBECONFIG}={}", path.display());
+                KubernetesError::Configuration { from, reason }
+            }),
+            None => match Config::incluster_env() {
+                Ok(config) => Ok(Some(config)),
+                Err(error) => kubeconfig().await.map(Some).map_err(|kubeconfig| {
+                    let service_account = first_line(&error);
+                    KubernetesError::NotConfigured {
+                        service_account,
+                        kubeconfig,
+                    }
+                }),
+            },
         },
     }
 }
 
+/// What `KUBECONFIG` names, or lies in the home folder; or what is wrong with it.
+async fn kubeconfig() -> Result<Config, String> {
+    let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+    config.map_err(|error| first_line(&error))
+}
+
 fn client(mut config: Config) -> Result<Client, KubernetesError> {
+    let from = config.cluster_url.to_string();
     // Whatever fails is to be seen here, where it is counted and told.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| KubernetesError::Configuration(error.into()))
+    Client::try_from(config).map_err(|error| {
+        let reason = first_line(&error);
+        KubernetesError::Configuration { from, reason }
+    })
+}
+
+/// Parsers add a picture.
+fn first_line(error: &impl Display) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// What the kubelet calls the node, unless it was told otherwise.

@@ -118,7 +118,7 @@ impl Owners {
             if let Some(known) = state.known.find(&key) {
                 return known;
             }
-            !(state.paused.get(&kind)).is_some_and(|until| Instant::now() < *until)
+            (state.paused.get(&kind)).is_none_or(|until| Instant::now() >= *until)
         };
         let answer = if may_ask {
             self.ask(kind, &pod.namespace, &owner.name).await

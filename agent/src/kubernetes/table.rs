@@ -20,7 +20,7 @@ pub(super) struct Table {
     addresses: HashMap<IpAddr, Holder>,
     /// Addresses of those that are gone, oldest first.
     gone: VecDeque<(Instant, IpAddr)>,
-    /// Which list or change of a list an object was last seen in.
+    /// Counts lists.
     round: u32,
     exceeded: u64,
 }
@@ -29,6 +29,7 @@ pub(super) struct Table {
 struct Object {
     addresses: Box<[IpAddr]>,
     peer: Arc<Peer>,
+    /// The list behind which it was last seen, or on which.
     round: u32,
 }
 
@@ -100,17 +101,30 @@ impl Table {
             return false;
         }
         let round = self.round;
-        if let Some(object) = self.objects.get_mut(uid) {
-            object.round = round;
-            if *object.addresses == *addresses && same(&object.peer, &peer) {
+        let is_full = self.objects.len() >= self.limit;
+        let peer = match self.objects.get_mut(uid) {
+            // The same to whoever has asked before, though an address may have come or gone.
+            Some(object) if same(&object.peer, &peer) => {
+                object.round = round;
+                if *object.addresses == *addresses {
+                    return false;
+                }
+                let before = std::mem::take(&mut object.addresses);
+                let peer = Arc::clone(&object.peer);
+                let lost = before.iter().filter(|before| !addresses.contains(before));
+                self.retire(&peer, lost, now);
+                peer
+            }
+            Some(_) => {
+                self.remove(uid, now);
+                Arc::new(peer)
+            }
+            None if is_full => {
+                self.exceeded += 1;
                 return false;
             }
-            self.remove(uid, now);
-        } else if self.objects.len() >= self.limit {
-            self.exceeded += 1;
-            return false;
-        }
-        let peer = Arc::new(peer);
+            None => Arc::new(peer),
+        };
         let mut named = false;
         for address in &addresses {
             match self.addresses.entry(*address) {
@@ -137,22 +151,31 @@ impl Table {
 
     /// An object is gone.
     pub(super) fn remove(&mut self, uid: &str, now: Instant) {
-        let Some(object) = self.objects.remove(uid) else {
-            return;
-        };
-        object.peer.leave();
-        for address in object.addresses {
-            let Some(holder) = self.addresses.get_mut(&address) else {
+        if let Some(object) = self.objects.remove(uid) {
+            object.peer.leave();
+            self.retire(&object.peer, object.addresses.iter(), now);
+        }
+    }
+
+    /// Addresses are no longer those of `peer`.
+    fn retire<'a>(
+        &mut self,
+        peer: &Arc<Peer>,
+        addresses: impl Iterator<Item = &'a IpAddr>,
+        now: Instant,
+    ) {
+        for address in addresses {
+            let Some(holder) = self.addresses.get_mut(address) else {
                 continue;
             };
             // It may have been handed on.
-            if Arc::ptr_eq(&holder.peer, &object.peer) && holder.gone.is_none() {
+            if Arc::ptr_eq(&holder.peer, peer) && holder.gone.is_none() {
                 holder.gone = Some(now);
-                self.gone.push_back((now, address));
+                self.gone.push_back((now, *address));
             }
         }
         // Of those that are gone no more are kept than of those that are there.
-        while self.gone.len() > self.limit.max(1) {
+        while self.gone.len() > self.limit {
             self.forget_oldest();
         }
     }
@@ -244,6 +267,21 @@ mod tests {
             (table.len(), name(&table, "10.0.0.1", now + RETENTION)),
             (0, None)
         );
+    }
+
+    #[test]
+    fn a_pod_stays_the_same_when_an_address_comes_or_goes() {
+        let (mut table, now) = (Table::new(10), Instant::now());
+        table.insert("1", at("10.0.0.1"), pod("a", 1), now);
+        let peer = Arc::clone(table.find(at("10.0.0.1")[0], now).unwrap());
+        assert!(table.insert("1", at("10.0.0.1 fd00::1"), pod("a", 1), now));
+        table.insert("1", at("fd00::1"), pod("a", 1), now);
+        assert!(Arc::ptr_eq(
+            &peer,
+            table.find(at("fd00::1")[0], now).unwrap()
+        ));
+        assert!(!peer.is_gone());
+        assert_eq!(name(&table, "10.0.0.1", now + RETENTION), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    backoff::Backoff,
+    backoff::{Backoff, any_below},
     contact::Contact,
     object::{Meta, Page, Pod, Service},
 };
@@ -28,11 +28,16 @@ use super::{
 const PAGE: u32 = 100;
 /// How long a page may take.
 const PAGE_PATIENCE: Duration = Duration::from_secs(60);
-/// For how long the server is asked to keep a watch open, in seconds.
+/// For how long the server is asked to keep a watch open, in seconds, and by how much that varies: the
+/// agents of a cluster are started at the same time.
 const WATCH_SECONDS: u32 = 240;
-/// How long it may be silent then: the end is to come by itself, and a connection that has died without a
+const WATCH_VARIES: u32 = 60;
+/// How long it may be silent: the end is to come by itself before, and a connection that has died without a
 /// word is noticed.
-const WATCH_PATIENCE: Duration = Duration::from_secs(WATCH_SECONDS as u64 + 30);
+const WATCH_PATIENCE: Duration = Duration::from_secs(330);
+/// Watches that may fail one after the other without having come on. What comes next may be what is
+/// not understood, and a list goes past that.
+const FAILURES: u32 = 3;
 /// A watch that lasted so long shows that the server is well.
 const GOOD_WATCH: Duration = Duration::from_secs(5);
 /// Objects that are taken at the same time: each may wait for an answer on its owner.
@@ -125,12 +130,16 @@ impl<S: Store> Watch<S> {
 
     /// Watches, again and again, until a new list is needed.
     async fn watch_from(&self, mut version: String, backoff: &mut Backoff) {
+        let mut failures = 0;
         loop {
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), version.clone());
             let ended = self.watch(&mut version).await;
             let lasted = begun.elapsed();
             if lasted >= GOOD_WATCH {
                 backoff.reset();
+            }
+            if version != before {
+                failures = 0;
             }
             match ended {
                 // The time that was asked for is over.
@@ -141,9 +150,15 @@ impl<S: Store> Watch<S> {
                     sleep(backoff.next()).await;
                     return;
                 }
-                Err(error) => self.contact.failed(&error),
+                Err(error) => {
+                    self.contact.failed(&error);
+                    failures += 1;
+                }
             }
             sleep(backoff.next()).await;
+            if failures >= FAILURES {
+                return;
+            }
         }
     }
 
@@ -178,7 +193,7 @@ impl<S: Store> Watch<S> {
     async fn watch(&self, version: &mut String) -> Result<(), WatchError> {
         let params = WatchParams {
             field_selector: Some(self.fields.clone()).filter(|fields| !fields.is_empty()),
-            timeout: Some(WATCH_SECONDS),
+            timeout: Some(WATCH_SECONDS + any_below(WATCH_VARIES)),
             bookmarks: true,
             ..WatchParams::default()
         };

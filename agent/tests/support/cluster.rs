@@ -167,6 +167,16 @@ impl Cluster {
         self.shared.state().forbidden.insert(resource);
     }
 
+    /// Tells those who watch of something that nobody has heard of.
+    pub fn invent(&self) {
+        let mut state = self.shared.state();
+        state.version += 1;
+        let version = state.version;
+        let object = json!({"metadata": {"name": 7}, "spec": {"nodeName": NODE}});
+        state.log.push((version, "pods", "INVENTED", object));
+        self.shared.changed.notify_all();
+    }
+
     /// Cuts every watch in the middle of its next line.
     pub fn cut_lines(&self) {
         self.shared.state().cut += 1;
