@@ -25,6 +25,9 @@ fn main() -> ExitCode {
         .filter_module("wstap", cli.command.log_level())
         // The kernel program's log has a level of its own.
         .filter_module("wstap_ebpf", cli.command.kernel_log_level())
+        // What it has to say is said by `kubernetes`; and of what it cannot parse it would write all,
+        // pods with their environment.
+        .filter_module("kube_client", LevelFilter::Off)
         .format_target(false)
         .init();
     match commands::run(cli) {

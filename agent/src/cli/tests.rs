@@ -65,6 +65,10 @@ fn commands_have_the_flags_of_the_contract() {
         "path-label",
         "series-linger",
         "connections-endpoint",
+        "kubernetes",
+        "node-name",
+        "kubernetes-services",
+        "max-pods",
     ];
     for (command, lists) in [
         ("run", [&capture[..], &run]),

@@ -25,6 +25,11 @@ impl Backoff {
         self.attempts = 0;
     }
 
+    /// The last attempt brought something before it failed: the next is the second at most.
+    pub(super) fn ease(&mut self) {
+        self.attempts = self.attempts.min(1);
+    }
+
     /// How long to wait now.
     pub(super) fn next(&mut self) -> Duration {
         let full = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LAST);
@@ -56,6 +61,8 @@ mod tests {
         }
         let last: Vec<Duration> = (0..10).map(|_| backoff.next()).collect();
         assert!(last.iter().any(|wait| *wait != last[0]));
+        backoff.ease();
+        assert!(backoff.next() <= FIRST * 2);
         backoff.reset();
         assert!(backoff.next() <= FIRST);
     }

@@ -39,7 +39,7 @@ const WATCH_PATIENCE: Duration = Duration::from_secs(330);
 /// not understood, and a list goes past that.
 const FAILURES: u32 = 3;
 /// A watch that lasted so long shows that the server is well.
-const GOOD_WATCH: Duration = Duration::from_secs(5);
+const GOOD_WATCH: Duration = Duration::from_secs(1);
 /// Objects that are taken at the same time: each may wait for an answer on its owner.
 const AT_ONCE: usize = 8;
 /// The server no longer has the version (or, in a list, the page) that it was asked for.
@@ -135,11 +135,12 @@ impl<S: Store> Watch<S> {
             let (begun, before) = (Instant::now(), version.clone());
             let ended = self.watch(&mut version).await;
             let lasted = begun.elapsed();
-            if lasted >= GOOD_WATCH {
-                backoff.reset();
-            }
             if version != before {
                 failures = 0;
+                backoff.ease();
+            }
+            if lasted >= GOOD_WATCH {
+                backoff.reset();
             }
             match ended {
                 // The time that was asked for is over.
@@ -256,6 +257,10 @@ fn expired(error: kube::Error) -> WatchError {
 /// What went wrong, down to its cause.
 fn describe(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
+        // Whatever is JSON passes for a status.
+        if status.code == 0 && status.message.is_empty() {
+            return "an event that is not understood".to_owned();
+        }
         return format!("{} {}", status.code, status.message);
     }
     let mut text = error.to_string();

@@ -124,4 +124,16 @@ mod tests {
         readiness.programs_failed("detached from every interface");
         assert_eq!(reason(&readiness), "detached from every interface");
     }
+
+    #[test]
+    fn what_can_be_done_without_changes_no_answer() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.detail(), None);
+        readiness.set_detail(|| "it rains".into());
+        assert_eq!(readiness.detail().as_deref(), Some("it rains"));
+        assert!(readiness.check().is_err());
+        readiness.programs_attached();
+        readiness.reader_alive();
+        assert_eq!(readiness.check(), Ok(()));
+    }
 }

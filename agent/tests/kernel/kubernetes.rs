@@ -350,6 +350,13 @@ fn names_come_late_and_stay_whatever_becomes_of_the_server() {
         }
         named(&name, 10 + n);
     }
+    // In the agent's own words, a line each.
+    for line in agent.process.stderr().lines() {
+        let own = ["Kubernetes: ", "wstap "]
+            .iter()
+            .any(|word| line.contains(word));
+        assert!(own, "{line}");
+    }
 }
 
 #[test]
