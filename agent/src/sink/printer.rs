@@ -108,8 +108,21 @@ fn is_colored(color: Color) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::sink::{no_interfaces, sample};
+    use crate::{
+        config::EventName,
+        proto::time::Timestamp,
+        sink::{
+            no_interfaces,
+            peer::{
+                PeerNames,
+                tests::{Known, pod},
+            },
+            sample,
+        },
+    };
 
     #[test]
     fn stops_after_as_many_as_were_asked_for() {
@@ -137,5 +150,35 @@ mod tests {
         }
         assert_eq!(printer.shown(), 2);
         assert_eq!(String::from_utf8(out).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn connections_keep_the_names_that_they_had_when_nothing_was_shown() {
+        let config = OutputConfig {
+            format: Format::Json,
+            color: Color::Never,
+            payload: None,
+        };
+        let selection = Selection {
+            events: vec![EventName::Close],
+            ..Selection::default()
+        };
+        let known = Arc::new(Known::default());
+        known.give("192.0.2.1", pod("a", "", Timestamp(0)));
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&config, selection, no_interfaces(), &mut out)
+            .with_names(Naming::new(Arc::clone(&known) as Arc<dyn PeerNames>));
+        printer.event(&sample::event(sample::handshake())).unwrap();
+        known.take("192.0.2.1");
+        let closed = sample::event(sample::close(1000, ""));
+        printer.event(&closed).unwrap();
+        // Its end is over: what comes now is asked for anew.
+        printer.event(&closed).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = out.lines().collect();
+        let named =
+            r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","client_pod":"shop/a","#;
+        assert!(lines[0].contains(named), "{out}");
+        assert!(!lines[1].contains("_pod"), "{out}");
     }
 }
