@@ -102,8 +102,13 @@ impl Node {
 
     #[track_caller]
     fn agent(&self, flags: &str) -> Agent<'_> {
-        let flags = format!("{FLAGS} {flags}");
-        Agent::run_in(&self.host, &flags, &[("KUBECONFIG", self.kubeconfig())])
+        let listen = Agent::address(&self.host);
+        let mut command = self.host.command(WSTAP);
+        command
+            .args(["run", "--listen", &listen.to_string()])
+            .args(FLAGS.split(' ').chain(flags.split_whitespace()))
+            .env("KUBECONFIG", self.kubeconfig());
+        Agent::start(&self.host, listen, command)
     }
 
     #[track_caller]
@@ -470,7 +475,8 @@ fn services_have_names_where_they_are_wanted() {
     ] {
         node.host.run("nft", &[rule]);
     }
-    let agent = node.agent("--kubernetes-services");
+    // Only where the address is the Service's still.
+    let agent = node.agent("--kubernetes-services -i hc1");
     until_known(&agent, 2);
     eventually("services are watched", PATIENCE, || {
         let requests = node.cluster.requests();
