@@ -16,7 +16,10 @@ use wstap_common::{
     record::{ENTRY_LEN, HEADER_LEN, MAX_ENTRY_CAPTURED, RECORD_WALK, RecordHeader, WalkHeader},
     tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
-use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
+use wstap_ebpf::{
+    bound::{bounded, load_u64, opaque, store_u64},
+    recognise::may_matter_behind_http,
+};
 
 use crate::{
     flow::Passage,
@@ -49,7 +52,11 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
     // SAFETY: as above, of an evicted entry; of a candidate a segment more or less is looked at then.
     let stage = unsafe { (*state).stage };
     if passage.headers.len > 0 {
-        (stage == stage::IGNORED).then_some(Counter::Ignored)
+        match stage {
+            stage::IGNORED => Some(Counter::Ignored),
+            stage::HTTP => is_body(skb, &passage.headers).then_some(Counter::Undecided),
+            _ => None,
+        }
     } else {
         // In these stages an acknowledgement says nothing.
         matches!(
@@ -58,6 +65,27 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
         )
         .then_some(Counter::Empty)
     }
+}
+
+/// Whether the segment begins with nothing that means anything behind HTTP, as those of a body do. False where it
+/// is too short to tell.
+#[inline(always)]
+fn is_body(skb: *mut __sk_buff, headers: &Headers) -> bool {
+    let mut word = MaybeUninit::<u32>::uninit();
+    // SAFETY: there is room for four bytes. That so many are the segment's, and not padding behind it, is asked below.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast(),
+            headers.payload,
+            word.as_mut_ptr().cast(),
+            size_of::<u32>() as u32,
+        )
+    };
+    if failed != 0 || headers.len < size_of::<u32>() as u32 {
+        return false;
+    }
+    // SAFETY: the helper has filled it.
+    !may_matter_behind_http(u32::from_be(unsafe { word.assume_init() }))
 }
 
 /// A segment of a flow that is followed.
