@@ -103,3 +103,23 @@ pub unsafe fn store_u64(to: *mut u8, word: u64) {
         to.cast::<u64>().write_unaligned(word);
     }
 }
+
+/// Adds 1 to a number to which other CPUs may do so at the same time.
+///
+/// # Safety
+///
+/// It must be there, and aligned.
+#[inline(always)]
+pub unsafe fn increment(number: *mut u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: a write to memory that the caller says is there.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) number, in(reg) 1_u64, options(nostack));
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        core::sync::atomic::AtomicU64::from_ptr(number)
+            .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    }
+}

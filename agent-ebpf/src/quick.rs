@@ -22,10 +22,10 @@ use wstap_ebpf::{
 };
 
 use crate::{
-    flow::Passage,
+    flow::{Passage, RECENT},
     follow::{fill_from, place_of},
     headers::{FIN, Headers, RST, SYN},
-    maps::{CANDIDATES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
+    maps::{CANDIDATES, CHANGES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
     sample::{precisely, recently, wakeup_now_and_then},
     walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, exceeds, output_with, size_class},
 };
@@ -48,9 +48,7 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
         // holds it; what is written to it then moves that flow's account by a segment.
         return followed(skb, hook, passage, unsafe { &mut *flow });
     }
-    let state = CANDIDATES.get_ptr_mut(&passage.key)?;
-    // SAFETY: as above, of an evicted entry; of a candidate a segment more or less is looked at then.
-    let stage = unsafe { (*state).stage };
+    let stage = stage_of(passage)?;
     if passage.headers.len > 0 {
         match stage {
             stage::IGNORED => Some(Counter::Ignored),
@@ -65,6 +63,39 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
         )
         .then_some(Counter::Empty)
     }
+}
+
+/// The stage of the candidate that the segment in `passage` belongs to.
+#[inline(always)]
+fn stage_of(passage: &mut Passage) -> Option<u32> {
+    // Before the look-up: what changes meanwhile voids what is kept.
+    // SAFETY: an element of an array is always there. Volatile, since other CPUs write it.
+    let changes = unsafe { CHANGES.get_ptr(0)?.read_volatile() };
+    let Passage { key, recent, .. } = passage;
+    let key = &*key;
+    let recent = recent.get_mut(key.hint() as usize % RECENT)?;
+    let word = |i: usize| {
+        // SAFETY: within the key.
+        unsafe { load_u64((&raw const *key).cast::<u8>().add(i * 8)) }
+    };
+    let mut differs = recent.changes ^ changes;
+    for (i, kept) in recent.key.iter().enumerate() {
+        differs |= kept ^ word(i);
+    }
+    if differs == 0 {
+        return Some(recent.stage);
+    }
+    let state = CANDIDATES.get_ptr_mut(key)?;
+    // SAFETY: as in `quick`, of an evicted entry; of a candidate a segment more or less is looked at then.
+    let stage = unsafe { (*state).stage };
+    if stage == stage::IGNORED || stage == stage::HTTP {
+        for (i, kept) in recent.key.iter_mut().enumerate() {
+            *kept = word(i);
+        }
+        recent.changes = changes;
+        recent.stage = stage;
+    }
+    Some(stage)
 }
 
 /// Whether the segment begins with nothing that means anything behind HTTP, as those of a body do. False where it
