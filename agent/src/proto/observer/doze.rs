@@ -11,7 +11,7 @@ use super::{
 };
 use crate::proto::{
     flow::ConnId,
-    packed::Packer,
+    packed::{Packed, Packer},
     session::{Quiet, Session},
     tcp::TcpFlow,
     time::Timestamp,
@@ -25,8 +25,11 @@ pub(super) struct Dozing {
     pub tally: u32,
     /// Up to what time the tallies were looked at.
     pub looked: Timestamp,
-    packed: Box<[u8]>,
+    packed: Packed,
 }
+
+// What fits exactly into what the allocator hands out. There may be a hundred thousand of them.
+const _: () = assert!(size_of::<Dozing>() == 184);
 
 impl Dozing {
     pub fn id(&self) -> ConnId {
@@ -70,7 +73,7 @@ impl Observer {
             return;
         };
         tcp.pack(&mut p);
-        walks.pack(&mut p);
+        walks.pack(tcp, &mut p);
         entry.state = State::Dozing(Box::new(Dozing {
             quiet,
             tally: walks.tally,
@@ -104,7 +107,7 @@ impl Observer {
         let mut tcp = TcpFlow::new();
         tcp.pack(&mut p);
         let mut walks = Walks::new(0, tally, Default::default());
-        walks.pack(&mut p);
+        walks.pack(&tcp, &mut p);
         walks.looked = looked;
         entry.state = State::Live(Box::new(Live {
             tcp,

@@ -19,7 +19,7 @@ use crate::proto::{
     segment::Segment,
     seq::SeqNumber,
     session::Session,
-    tcp::StreamEvent,
+    tcp::{StreamEvent, TcpFlow},
     time::Timestamp,
     walk::{self, Counts, Cursor, Sample, Walk, neighbour},
 };
@@ -108,9 +108,11 @@ impl Walks {
         self.sides.iter().all(quiet)
     }
 
-    /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet.
-    pub(super) fn pack(&mut self, p: &mut Packer) {
-        for side in &mut self.sides {
+    /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet. `tcp` is what
+    /// it belongs to.
+    pub(super) fn pack(&mut self, tcp: &TcpFlow, p: &mut Packer) {
+        for (of, side) in self.sides.iter_mut().enumerate() {
+            let known = tcp.next_seq(of).unwrap_or_default().0;
             let Side {
                 next,
                 number,
@@ -123,11 +125,11 @@ impl Walks {
                 trial: _,
                 confirmed: _,
             } = side;
-            p.option(next, |p, next| p.short(&mut next.0));
+            p.option(next, |p, next| p.near_short(&mut next.0, known));
             p.short(number);
             counts.pack(p);
             p.short(version);
-            p.option(told, |p, told| p.short(&mut told.0));
+            p.option(told, |p, told| p.near_short(&mut told.0, known));
         }
         for counts in &mut self.tcp {
             counts.pack(p);
