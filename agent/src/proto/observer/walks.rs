@@ -11,7 +11,7 @@ mod waiting;
 
 use std::time::Duration;
 
-use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
+use super::{EVENTS_AT_ONCE, Entry, Live, Mark, Observer, State, context, table::SlotId};
 use crate::proto::{
     event::TcpCounts,
     flow::Direction,
@@ -42,6 +42,8 @@ const MAX_HEADER: i32 = 14;
 const CONFIRMING: Duration = Duration::from_millis(250);
 /// Events for which there is always room.
 const EVENTS_KEPT: usize = 8192;
+/// Connections that are looked at in one go. Records wait meanwhile.
+const SLOTS_OF_LOOK: u32 = if cfg!(test) { 2 } else { 16_384 };
 /// A tally is taken for complete whose last payload was so long ago.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -220,19 +222,31 @@ impl Observer {
         self.take_waiting(slot, false);
     }
 
-    /// Looks at the tallies of all connections: reports what was counted, and who has been heard of.
-    pub fn handle_tallies(&mut self, now: Timestamp) {
+    /// Looks at the tallies of connections: reports what was counted, and who has been heard of.
+    ///
+    /// Goes on where it has stopped the last time, and stops where enough events wait to be polled, or
+    /// it has looked at enough. Whether the round is over: all connections have been looked at.
+    pub fn handle_tallies(&mut self, now: Timestamp) -> bool {
         self.now = self.now.max(now);
         // Where bytes were waited for, one segment may bring some ten thousand events at once.
         self.events.shrink_to(EVENTS_KEPT);
-        let walked: Vec<_> = (self.table.iter())
-            .filter(|(_, entry)| entry.tally() != 0)
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in walked {
+        let waiting = self.events.len();
+        let end = self.table.slots();
+        let stop = end.min(self.next_look.saturating_add(SLOTS_OF_LOOK));
+        while self.next_look < stop {
+            if self.events.len() - waiting >= EVENTS_AT_ONCE {
+                return false;
+            }
+            let slot = self.table.slot(self.next_look);
+            self.next_look += 1;
             self.take_waiting(slot, true);
             self.heed(slot);
         }
+        let is_over = stop == end;
+        if is_over {
+            self.next_look = 0;
+        }
+        is_over
     }
 
     /// The next place that the source should be told of.

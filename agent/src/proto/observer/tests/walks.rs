@@ -85,6 +85,27 @@ fn what_is_silent_is_put_away() {
 }
 
 #[test]
+fn tallies_are_looked_at_in_parts() {
+    let mut s = Source::new(false);
+    let client = s.script.client;
+    for port in 1..=3 {
+        s.script.client.set_port(port);
+        s.script.connect();
+    }
+    s.script.client = client;
+    s.script.events();
+    let mut counted = Vec::new();
+    for _ in 0..2 {
+        s.server(&plain(0x81, b"x"));
+        while !s.script.observer.handle_tallies(s.script.now) {
+            counted.push(s.script.events().len());
+        }
+        counted.push(s.script.events().len());
+    }
+    assert_eq!(counted, [1, 0, 1, 0]);
+}
+
+#[test]
 fn control_frames_alone_count_as_much() {
     let mut s = Source::new(false);
     for (role, part) in conversation() {
