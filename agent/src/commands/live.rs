@@ -53,9 +53,10 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Between two updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at what the kernel program has counted; longer where a look takes long: of the
-/// thread's time it takes one part in so many at most.
+/// thread's time it takes one part in so many at most, as long as what a scrape finds is recent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 50;
+const LONGEST_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two searches for flows that nobody follows any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// What a flow may be silent beyond the idle time-out before it is searched for: the observer ends
@@ -277,7 +278,7 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 looked = looked.saturating_add(begun.elapsed());
                 if is_over {
                     let took = std::mem::take(&mut looked).saturating_mul(LOOK_SHARE);
-                    next_look = now + took.max(LOOK_INTERVAL);
+                    next_look = now + took.clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL);
                 } else {
                     // The rest follows once the records have been taken that have come meanwhile.
                     nap = Duration::ZERO;

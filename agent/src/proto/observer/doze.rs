@@ -42,6 +42,12 @@ impl Dozing {
 const AWAKE: usize = if cfg!(test) { 0 } else { 4096 };
 
 impl Observer {
+    /// Whether there are so many that one that was awake for a look alone dozes again at once: the memory
+    /// that it took is then there for the next.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.table.len_of(List::Open) > AWAKE
+    }
+
     /// Puts a connection away where many are awake.
     pub(super) fn doze_if_crowded(&mut self, slot: SlotId) {
         if self.table.len_of(List::Open).saturating_sub(self.dozing) > AWAKE {

@@ -252,10 +252,13 @@ impl Observer {
     /// The next place that the source should be told of.
     pub fn poll_cursor(&mut self) -> Option<Cursor> {
         while let Some((slot, generation, side)) = self.cursors.pop() {
-            if self.table.generation(slot) == generation
-                && let Some(cursor) = self.cursor(slot, side)
-            {
-                return Some(cursor);
+            if self.table.generation(slot) != generation {
+                continue;
+            }
+            let cursor = self.cursor(slot, side);
+            self.doze_if_crowded(slot);
+            if cursor.is_some() {
+                return cursor;
             }
         }
         None

@@ -22,11 +22,13 @@ impl Observer {
             self.table.touch(slot, seen);
         }
         let settled = self.now.saturating_since(seen) >= SETTLED;
+        let mut was_dozing = false;
         if let Some(State::Dozing(dozing)) = self.table.get_mut(slot).map(|entry| &entry.state) {
             if seen <= dozing.looked {
                 return;
             }
             self.wake(slot);
+            was_dozing = true;
         }
         let Some(walks) = self.live(slot).and_then(|live| live.walks.as_mut()) else {
             return;
@@ -38,7 +40,7 @@ impl Observer {
             self.catch_up(slot, false);
             self.look(slot, false);
         }
-        if settled {
+        if settled || was_dozing && self.is_crowded() {
             self.doze(slot);
         } else {
             self.doze_if_crowded(slot);
