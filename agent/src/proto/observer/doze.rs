@@ -25,11 +25,13 @@ pub(super) struct Dozing {
     pub tally: u32,
     /// Up to what time the tallies were looked at.
     pub looked: Timestamp,
+    /// What [`Walks::told`] says.
+    pub told: u32,
     packed: Packed,
 }
 
 // What fits exactly into what the allocator hands out. There may be a hundred thousand of them.
-const _: () = assert!(size_of::<Dozing>() == 184);
+const _: () = assert!(size_of::<Dozing>() == 216);
 
 impl Dozing {
     pub fn id(&self) -> ConnId {
@@ -84,6 +86,7 @@ impl Observer {
             quiet,
             tally: walks.tally,
             looked: walks.looked,
+            told: walks.told(),
             packed: p.finish(),
         }));
         self.dozing += 1;
@@ -105,6 +108,7 @@ impl Observer {
             quiet,
             tally,
             looked,
+            told: _,
             packed,
         } = *dozing;
         self.dozing = self.dozing.saturating_sub(1);

@@ -68,6 +68,8 @@ struct Side {
     waiting: Vec<Waiting>,
     /// What of the tally was reported.
     counts: Box<Counts>,
+    /// [`Tally::print`] when all of it was reported, 0 before.
+    print: u32,
     /// Since when the direction is handed over whole, as the source has it.
     version: u32,
     /// The cursor that the source was given last.
@@ -89,6 +91,7 @@ impl Walks {
             number: 0,
             waiting: Vec::new(),
             counts: Box::default(),
+            print: 0,
             version: 0,
             told: None,
             moved: false,
@@ -120,6 +123,7 @@ impl Walks {
                 number,
                 waiting: _,
                 counts,
+                print: _,
                 version,
                 told,
                 moved: _,
@@ -149,6 +153,12 @@ impl Walks {
         }
     }
 
+    /// What tells whether anything was counted since the tallies were looked at.
+    pub(super) fn told(&self) -> u32 {
+        let [a, b] = &self.sides;
+        both(a.print, b.print)
+    }
+
     /// The tally of a side.
     fn tally(&self, side: usize) -> u32 {
         if side == 0 {
@@ -157,6 +167,11 @@ impl Walks {
             neighbour(self.tally)
         }
     }
+}
+
+/// One number of two.
+fn both(a: u32, b: u32) -> u32 {
+    a.rotate_left(16) ^ b
 }
 
 impl Entry {

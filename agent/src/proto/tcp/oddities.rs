@@ -30,9 +30,9 @@ impl Oddities {
     pub(super) fn pack(&mut self, near: u32, p: &mut Packer) {
         self.counts.pack(p);
         p.near_short(&mut self.high.0, near);
-        for at in &mut self.hole {
-            p.near_short(at, near);
-        }
+        let [from, to] = &mut self.hole;
+        p.near_short(from, near);
+        p.near_short(to, *from);
         p.option(&mut self.closed_at, |p, at| p.near_short(&mut at.0, near));
     }
 
