@@ -59,6 +59,7 @@ impl Observer {
 
     /// Puts a connection away of which nothing is under way.
     pub(super) fn doze(&mut self, slot: SlotId) {
+        let now = self.now;
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
@@ -73,7 +74,7 @@ impl Observer {
         else {
             return;
         };
-        if !tcp.is_quiet() || !walks.is_quiet() || !session.is_quiet() {
+        if !tcp.is_quiet() || !walks.is_quiet(now) || !session.is_quiet() {
             return;
         }
         let mut p = Packer::writer();

@@ -84,6 +84,14 @@ struct Side {
     confirmed: Option<Timestamp>,
 }
 
+impl Side {
+    /// Whether the source was told of a trial just now.
+    fn is_confirming(&self, now: Timestamp) -> bool {
+        let waits = |at: Timestamp| now.saturating_since(at) < CONFIRMING;
+        self.confirmed.is_some_and(waits)
+    }
+}
+
 impl Walks {
     pub(super) fn new(side: usize, tally: u32, tcp: [TcpCounts; 2]) -> Box<Self> {
         let new = |_| Side {
@@ -107,10 +115,13 @@ impl Walks {
         })
     }
 
-    /// Whether nothing waits, and the source has been told what there is to tell.
-    pub(super) fn is_quiet(&self) -> bool {
-        let quiet = |side: &Side| side.waiting.is_empty() && !side.moved && side.trial.is_none();
-        self.sides.iter().all(quiet)
+    /// Whether nothing waits, and the source has been told what there is to tell, and has had the time to
+    /// act on it.
+    pub(super) fn is_quiet(&self, now: Timestamp) -> bool {
+        self.sides.iter().all(|side| {
+            let is_told = !side.moved && side.trial.is_none() && !side.is_confirming(now);
+            side.waiting.is_empty() && is_told
+        })
     }
 
     /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet. `tcp` is what
@@ -579,8 +590,7 @@ impl Observer {
             trial
         } else {
             // What it is told now would take the place of that.
-            let waits = |at: Timestamp| self.now.saturating_since(at) < CONFIRMING;
-            if of.confirmed.is_some_and(waits) {
+            if of.is_confirming(self.now) {
                 return None;
             }
             let standing = live.session.standing(side)?;
