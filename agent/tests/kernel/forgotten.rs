@@ -44,6 +44,7 @@ fn an_idle_connection_that_speaks_again_is_found_again() {
     let agent = Agent::run(&pair.client, "--idle-timeout 1s");
     let (mut client, mut server) = answered(&pair, at(Pair::V4), ACCEPTED);
     greet(&mut client, &mut server, 1);
+    agent.must_have_active(1);
     for round in 1..=2 {
         agent.must_have_active(0);
         greet(&mut client, &mut server, 20);
