@@ -19,6 +19,7 @@ pub use verdict::{Decision, Verdict};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -97,7 +98,7 @@ macro_rules! context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
-            hops: &$observer.hops,
+            hops: &mut $observer.hops,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
@@ -344,18 +345,20 @@ impl Observer {
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let taken = live.session.take_request().is_some_and(|request| {
+        let taken = live.session.take_request().and_then(|request| {
             live.tcp.expect_answer(request.client);
-            let seq = live.tcp.seq_at(request.client, request.offset);
-            seq.is_some_and(|seq| self.keys.is_taken(&request.key, seq, key))
+            let seq = live.tcp.seq_at(request.client, request.offset)?;
+            let first = self.keys.taken(&request.key, seq, key)?;
+            Some((first, key.ends[1 - request.client]))
         });
-        if taken {
+        if let Some((first, server)) = taken {
             // What it said in the meantime another account says, too.
             let mut cx = context!(self, false);
             live.session.discard(&mut cx);
             self.events.truncate(mark.events);
-            self.last_id = mark.last_id;
+            self.last_id = mark.last_id.max(self.hops.last_reserved());
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
+            self.translate(&first, server);
             return;
         }
         if let Some(answered) = live.session.take_answered() {
@@ -398,6 +401,17 @@ impl Observer {
                 let until = Timestamp(u64::MAX);
                 self.settle(oldest, State::Over { until }, None);
             }
+        }
+    }
+
+    /// The connection that was seen as `flow` first has its server at `server`, behind a translation of
+    /// addresses: packets pass the hooks in the order of their way.
+    fn translate(&mut self, flow: &FlowKey, server: SocketAddr) {
+        if let Some(slot) = self.table.find(flow)
+            && let Some(entry) = self.table.get_mut(slot)
+            && let State::Live(live) = &mut entry.state
+        {
+            live.session.translate(server, &mut self.hops);
         }
     }
 

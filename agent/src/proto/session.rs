@@ -56,7 +56,7 @@ pub struct Context<'a> {
     /// Where events go.
     pub events: &'a mut VecDeque<Event>,
     /// Handshakes that may be the next hops of others.
-    pub hops: &'a Hops,
+    pub hops: &'a mut Hops,
     /// The last connection number given.
     pub last_id: &'a mut u64,
     /// Bytes that all sessions hold.
@@ -143,11 +143,13 @@ impl Session {
         Self {
             account: Account {
                 ends,
+                server: None,
                 interface,
                 id: None,
                 violations: Default::default(),
                 decision: None,
                 request: None,
+                asked: None,
                 answered: None,
             },
             phase: Phase::Http(Box::new(Http::new())),
@@ -275,11 +277,22 @@ impl Session {
             };
             self.account.decide(&decided, cx);
         }
+        self.account.withdraw(cx);
         self.settle(cx);
+    }
+
+    /// Another account of the same connection, behind a translation of addresses, shows that `server`
+    /// is who is really asked.
+    pub fn translate(&mut self, server: SocketAddr, hops: &mut Hops) {
+        self.account.server = Some(server);
+        if let Some(ticket) = self.account.asked {
+            hops.translate(ticket, server);
+        }
     }
 
     /// Ends it without a word: another account of the same connection is followed.
     pub fn discard(&mut self, cx: &mut Context<'_>) {
+        self.account.withdraw(cx);
         if let Phase::WebSocket(websocket) = &mut self.phase {
             websocket.release(cx);
             cx.stats.active = cx.stats.active.saturating_sub(1);

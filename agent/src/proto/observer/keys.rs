@@ -26,14 +26,14 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Whether the request was seen on another flow before; else it is remembered as `flow`'s.
-    pub fn is_taken(&mut self, key: &str, seq: SeqNumber, flow: FlowKey) -> bool {
+    /// The other flow that the request was seen on before; else it is remembered as `flow`'s.
+    pub fn taken(&mut self, key: &str, seq: SeqNumber, flow: FlowKey) -> Option<FlowKey> {
         if key.len() > MAX_KEY {
-            return false;
+            return None;
         }
         let request = self.secret.hash_one((key, seq.0));
         if let Some(first) = self.flows.get(&request) {
-            return *first != flow;
+            return (*first != flow).then_some(*first);
         }
         if self.order.len() >= REMEMBERED
             && let Some(oldest) = self.order.pop_front()
@@ -42,6 +42,6 @@ impl Keys {
         }
         self.order.push_back(request);
         self.flows.insert(request, flow);
-        false
+        None
     }
 }

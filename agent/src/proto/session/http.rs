@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::{
     Context,
-    account::{Account, Attempt, Decided, RequestSeen},
+    account::{Account, Attempt, Decided},
 };
 use crate::proto::{
     event::Outcome,
@@ -410,14 +410,10 @@ impl Http {
         }
         self.pending.push_back(match request.asks {
             Asks::Upgrade(request) => {
-                if let Some(key) = &request.key {
-                    account.request = Some(RequestSeen {
-                        key: key.clone(),
-                        client: side,
-                        offset: *began_at,
-                    });
-                }
                 let began = *began;
+                if let Some(key) = &request.key {
+                    account.ask(side, key, began, *began_at, cx);
+                }
                 Pending::Upgrade(Attempt { request, began })
             }
             other => Pending::Other(other),

@@ -18,7 +18,7 @@ use super::{
     tally::{OPCODES, OpcodeTally},
 };
 use crate::proto::{
-    event::{Close, Connection, Counted, Frame, Progress},
+    event::{Close, Connection, Counted, Frame, Hop, Progress},
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
     time::Timestamp,
@@ -83,6 +83,13 @@ fn narrow<const N: usize>(numbers: &[u64; N]) -> Option<[u32; N]> {
     Some(small)
 }
 
+/// Other hops of a proxied connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Joined {
+    pub(super) next: Option<ConnId>,
+    pub(super) previous: Option<ConnId>,
+}
+
 /// What is kept of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
@@ -96,6 +103,8 @@ pub(super) struct Live {
     pub(super) last_frame_size: PerDirection<Option<u64>>,
     /// Time of the last event.
     pub(super) last_seen: Timestamp,
+    /// Other hops that have named this one since, where the handshake could not.
+    pub(super) joined: Option<Box<Joined>>,
     /// Frames of both directions.
     frames: u64,
     close: Option<(CloseCode, Option<Role>)>,
@@ -111,9 +120,20 @@ impl Live {
             opcodes: PerDirection::default(),
             last_frame_size: PerDirection::default(),
             last_seen: now,
+            joined: None,
             frames: 0,
             close: None,
             rank: None,
+        }
+    }
+
+    /// The other hops, by what its handshake said or theirs.
+    pub(super) fn hops(&self) -> Joined {
+        let joined = self.joined.as_deref().copied().unwrap_or_default();
+        let said = |hop: &Option<Box<Hop>>| hop.as_ref().map(|hop| hop.id);
+        Joined {
+            next: said(&self.connection.next_hop).or(joined.next),
+            previous: said(&self.connection.previous_hop).or(joined.previous),
         }
     }
 

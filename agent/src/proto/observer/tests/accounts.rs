@@ -45,6 +45,36 @@ fn behind_nat_it_is_the_same() {
     assert_eq!(s.observer.stats().active, 1);
 }
 
+/// Packets pass the hooks in the order of their way: the client is whom the first saw, and the server whom
+/// the last one did.
+#[test]
+fn the_ends_are_those_that_really_talk() {
+    let mut s = Script::new(config());
+    let client = s.client;
+    let service = ([10, 96, 0, 10], 80).into();
+    let pod = ([10, 244, 1, 2], 8080).into();
+    let conversation = |s: &mut Script| {
+        let next = s.next;
+        for (client, server) in [(client, service), (([203, 0, 113, 5], 61_000).into(), pod)] {
+            (s.client, s.server, s.next) = (client, server, next);
+            s.connect();
+            s.client(REQUEST.as_bytes());
+        }
+        let next = s.next;
+        for (client, server) in [(([203, 0, 113, 5], 61_000).into(), pod), (client, service)] {
+            (s.client, s.server, s.next) = (client, server, next);
+            s.server(RESPONSE.as_bytes());
+        }
+    };
+    conversation(&mut s);
+    let events = s.events();
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(event.connection.client, client);
+    assert_eq!(event.connection.server, pod);
+}
+
 /// As captured on the device `any`, or on both ends of a pair: the core cannot tell a copy from a
 /// retransmission, and counts it as one.
 #[test]
@@ -101,7 +131,7 @@ fn through_a_proxy(s: &mut Script, [outer, inner]: [&str; 2], within: bool) {
 }
 
 #[test]
-fn a_proxys_client_is_told_the_next_hop() {
+fn the_hops_of_a_proxied_connection_name_each_other() {
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const OTHER: &str = "AQIDBAUGBwgJCgsMDQ4PEA==";
     for (keys, within, linked) in [
@@ -120,13 +150,13 @@ fn a_proxys_client_is_told_the_next_hop() {
         let (inner, outer) = (handshakes.next().unwrap(), handshakes.next().unwrap());
         assert_eq!(inner.key.as_deref(), Some(keys[1]));
         assert_eq!(outer.key.as_deref(), Some(keys[0]));
-        assert_eq!(inner.next_hop, None);
-        let hop = outer
-            .next_hop
-            .as_ref()
-            .map(|hop| (hop.id, hop.client, hop.server));
-        let expected = (inner.id, inner.client, inner.server);
-        assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
+        assert_eq!((&inner.next_hop, &outer.previous_hop), (&None, &None));
+        for (hop, other) in [(&outer.next_hop, inner), (&inner.previous_hop, outer)] {
+            let hop = hop.as_ref().map(|hop| (hop.id, hop.client, hop.server));
+            let expected = (other.id, other.client, other.server);
+            assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
+        }
+        assert_ne!(inner.id, outer.id);
     }
 }
 
