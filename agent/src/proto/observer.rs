@@ -345,11 +345,18 @@ impl Observer {
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let taken = live.session.take_request().and_then(|request| {
+        let asked = live.session.take_request().and_then(|request| {
             live.tcp.expect_answer(request.client);
             let seq = live.tcp.seq_at(request.client, request.offset)?;
-            let first = self.keys.taken(&request.key, seq, key)?;
-            Some((first, key.ends[1 - request.client]))
+            let answer = live.tcp.answer_to(request.client);
+            let first = self.keys.taken(&request.key, seq, answer, key)?;
+            Some((first, Some(key.ends[1 - request.client])))
+        });
+        // Where a hook sees what comes back alone, or with an address that is still to be translated.
+        let taken = asked.or_else(|| {
+            let answer = live.session.take_unasked()?;
+            let seq = live.tcp.seq_at(answer.server, answer.offset)?;
+            Some((self.keys.asked(&answer.accept, seq, key)?, None))
         });
         if let Some((first, server)) = taken {
             // What it said in the meantime another account says, too.
@@ -358,7 +365,9 @@ impl Observer {
             self.events.truncate(mark.events);
             self.last_id = mark.last_id.max(self.hops.last_reserved());
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
-            self.translate(&first, server);
+            if let Some(server) = server {
+                self.translate(&first, server);
+            }
             return;
         }
         if let Some(answered) = live.session.take_answered() {

@@ -41,7 +41,7 @@ use super::{
     time::Timestamp,
 };
 
-pub use account::RequestSeen;
+pub use account::{AnswerSeen, RequestSeen};
 pub use hops::{Answered, Hops};
 pub use quiet::Quiet;
 pub use walked::Standing;
@@ -149,6 +149,7 @@ impl Session {
                 violations: Default::default(),
                 decision: None,
                 request: None,
+                unasked: None,
                 asked: None,
                 answered: None,
             },
@@ -185,6 +186,11 @@ impl Session {
     /// The request for a WebSocket that was seen last, once.
     pub fn take_request(&mut self) -> Option<RequestSeen> {
         self.account.request.take()
+    }
+
+    /// The answer to what was not seen, once.
+    pub fn take_unasked(&mut self) -> Option<AnswerSeen> {
+        self.account.unasked.take()
     }
 
     /// The handshake that was answered last, once.

@@ -29,6 +29,17 @@ pub struct RequestSeen {
     pub offset: u64,
 }
 
+/// Where an answer was that opens a WebSocket which nobody was seen to ask for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AnswerSeen {
+    /// `Sec-WebSocket-Accept`.
+    pub accept: String,
+    /// Index of the server in the flow's key.
+    pub server: usize,
+    /// Stream offset of the answer's first byte.
+    pub offset: u64,
+}
+
 /// The identity of a TCP connection.
 #[derive(Debug)]
 pub(super) struct Account {
@@ -41,6 +52,7 @@ pub(super) struct Account {
     pub violations: Violations,
     pub decision: Option<Decision>,
     pub request: Option<RequestSeen>,
+    pub unasked: Option<AnswerSeen>,
     /// The request that waits for its answer.
     pub asked: Option<Ticket>,
     pub answered: Option<Answered>,

@@ -75,6 +75,30 @@ fn the_ends_are_those_that_really_talk() {
     assert_eq!(event.connection.server, pod);
 }
 
+/// Where a bridge hands packets to the firewall, its own device sees what comes back with the client's
+/// address and the server's real one, and nothing of what goes there.
+#[test]
+fn what_comes_back_alone_is_the_same() {
+    let mut s = Script::new(config());
+    let asked = (s.client, s.server);
+    let pod = ([10, 244, 0, 2], 8080).into();
+    let masqueraded = (([10, 244, 0, 1], 61_000).into(), pod);
+    let mut next = s.next;
+    for ends in [asked, masqueraded] {
+        (s.client, s.server, s.next) = (ends.0, ends.1, next);
+        s.connect();
+        s.client(REQUEST.as_bytes());
+    }
+    next = s.next;
+    for ends in [masqueraded, (asked.0, pod), asked] {
+        (s.client, s.server, s.next) = (ends.0, ends.1, next);
+        s.server(RESPONSE.as_bytes());
+        s.server(&plain(0x82, b"x"));
+    }
+    assert_eq!(s.lines(), [ONCE[0], ONCE[3], ONCE[4]]);
+    assert_eq!(s.observer.stats().active, 1);
+}
+
 /// As captured on the device `any`, or on both ends of a pair: the core cannot tell a copy from a
 /// retransmission, and counts it as one.
 #[test]
