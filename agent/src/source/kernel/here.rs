@@ -6,7 +6,7 @@
 //! container has a veth pair for its uplink.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Mutex, PoisonError},
@@ -18,10 +18,10 @@ use super::netlink::{
     route::{Device, Way},
 };
 
-/// How long an answer of the kernel's holds. Containers come and go, and their addresses are used again.
+/// How long what the kernel has said holds. Containers come and go, and their addresses are used again.
 const LIFETIME: Duration = Duration::from_secs(5);
 
-/// Addresses that are remembered.
+/// Addresses of containers that are remembered.
 const REMEMBERED: usize = 4096;
 
 /// Of no destination's own (RFC 7600 and RFC 6666): the way to them is the default one.
@@ -38,11 +38,19 @@ pub(super) struct Here(Mutex<Known>);
 struct Known {
     /// Opened by whoever asks first, in the agent's own network namespace.
     netlink: Option<Connection>,
-    answers: BTreeMap<IpAddr, bool>,
-    /// Indices of the devices that lead to containers.
-    devices: BTreeSet<u32>,
+    /// Addresses of containers.
+    containers: BTreeSet<IpAddr>,
+    devices: Devices,
     /// When all of this is asked for anew.
     until: Option<Instant>,
+}
+
+/// Indices of devices.
+#[derive(Debug, Default, Eq, PartialEq)]
+struct Devices {
+    all: BTreeSet<u32>,
+    /// Those that lead to containers.
+    inward: BTreeSet<u32>,
 }
 
 impl fmt::Debug for Here {
@@ -56,22 +64,26 @@ impl Here {
     pub(super) fn has(&self, address: IpAddr) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if known.until.is_none_or(|until| now >= until) || known.answers.len() >= REMEMBERED {
-            known.answers.clear();
+        if known.until.is_none_or(|until| now >= until) || known.containers.len() >= REMEMBERED {
+            known.containers.clear();
+            known.look_around();
             known.until = Some(now + LIFETIME);
-            known.devices = known.look_around().unwrap_or_else(|error| {
-                log::debug!("listing the devices of containers: {error}");
-                BTreeSet::new()
-            });
         }
-        if let Some(answer) = known.answers.get(&address) {
-            return *answer;
+        if known.containers.contains(&address) {
+            return true;
         }
-        let answer = known
-            .way(address)
-            .is_ok_and(|way| leads_to(&known.devices, way));
-        known.answers.insert(address, answer);
-        answer
+        // Only what is found is remembered: a container may be about to get the address.
+        let is_here = known.way(address).is_ok_and(|way| {
+            let is_new = |device| !known.devices.all.contains(&device);
+            if way.device.is_some_and(is_new) {
+                known.look_around();
+            }
+            known.devices.lead_in(way)
+        });
+        if is_here {
+            known.containers.insert(address);
+        }
+        is_here
     }
 }
 
@@ -88,36 +100,48 @@ impl Known {
         self.netlink()?.way(to)
     }
 
-    fn look_around(&mut self) -> io::Result<BTreeSet<u32>> {
-        let devices = self.netlink()?.devices()?;
+    fn look_around(&mut self) {
+        let devices = self.netlink().and_then(Connection::devices);
+        let devices = devices.unwrap_or_else(|error| {
+            log::debug!("listing the devices of containers: {error}");
+            Vec::new()
+        });
         // No way at all is no way through one of them.
         let out = NOWHERE.map(|nowhere| self.way(nowhere).ok().and_then(|way| way.device));
-        Ok(leading_to_containers(&devices, out))
+        self.devices = Devices::new(&devices, out);
     }
 }
 
-/// Indices of the devices that lead to containers, where the default routes go by those of `out`.
-fn leading_to_containers(devices: &[Device], out: [Option<u32>; 2]) -> BTreeSet<u32> {
-    let is_pair = |device: &Device| matches!(&*device.kind, "veth" | "netkit");
-    let leads_out = |port: &Device| !is_pair(port) || out.contains(&Some(port.index));
-    let leads_in = |device: &&Device| {
-        if device.kind == "bridge" {
-            let mut ports = devices
-                .iter()
-                .filter(|port| port.master == Some(device.index));
-            !ports.any(leads_out)
-        } else {
-            is_pair(device) && device.leads_elsewhere
+impl Devices {
+    /// Of which the default routes go by those of `out`.
+    fn new(devices: &[Device], out: [Option<u32>; 2]) -> Self {
+        let is_pair = |device: &Device| matches!(&*device.kind, "veth" | "netkit");
+        let is_out = |device: &Device| out.contains(&Some(device.index));
+        let hardware = |port: &&Device| port.master.is_some() && (!is_pair(port) || is_out(port));
+        let masters = devices
+            .iter()
+            .filter(hardware)
+            .filter_map(|port| port.master);
+        let mixed: BTreeSet<u32> = masters.collect();
+        let leads_in = |device: &&Device| {
+            let is_inward = match &*device.kind {
+                "bridge" => !mixed.contains(&device.index),
+                _ => is_pair(device) && device.leads_elsewhere,
+            };
+            is_inward && !is_out(device)
+        };
+        let inward = devices.iter().filter(leads_in);
+        Self {
+            all: devices.iter().map(|device| device.index).collect(),
+            inward: inward.map(|device| device.index).collect(),
         }
-    };
-    let indices = devices.iter().filter(leads_in).map(|device| device.index);
-    indices
-        .filter(|index| !out.contains(&Some(*index)))
-        .collect()
-}
+    }
 
-fn leads_to(devices: &BTreeSet<u32>, way: Way) -> bool {
-    !way.has_gateway && way.device.is_some_and(|device| devices.contains(&device))
+    /// Whether a way ends in a container.
+    fn lead_in(&self, way: Way) -> bool {
+        let is_inward = |device| self.inward.contains(&device);
+        !way.has_gateway && way.device.is_some_and(is_inward)
+    }
 }
 
 #[cfg(test)]
@@ -146,26 +170,30 @@ mod tests {
             device(8, "veth", Some(6)),
             device(9, "vxlan", None),
         ];
-        let leading = leading_to_containers(&devices, [Some(2), None]);
-        assert_eq!(leading, [3, 4, 5, 8].into(), "no hardware behind them");
-        let leading = leading_to_containers(&devices, [Some(5), Some(3)]);
-        assert_eq!(leading, [4, 8].into(), "not the uplinks");
+        let inward = |devices: &[Device], out| Devices::new(devices, out).inward;
+        let found = inward(&devices, [Some(2), None]);
+        assert_eq!(found, [3, 4, 5, 8].into(), "no hardware behind them");
+        let found = inward(&devices, [Some(5), Some(3)]);
+        assert_eq!(found, [4, 8].into(), "not the uplinks");
         devices[4].leads_elsewhere = false;
-        let leading = leading_to_containers(&devices, [None; 2]);
-        assert_eq!(leading, [3, 4, 8].into(), "both ends are here");
+        let found = inward(&devices, [None; 2]);
+        assert_eq!(found, [3, 4, 8].into(), "both ends are here");
     }
 
     #[test]
     fn what_a_gateway_passes_on_is_elsewhere() {
-        let devices = [5].into();
+        let devices = Devices {
+            inward: [5].into(),
+            ..Devices::default()
+        };
         let way = Way {
             device: Some(5),
             ..Way::default()
         };
-        assert!(leads_to(&devices, way));
+        assert!(devices.lead_in(way));
         let has_gateway = true;
-        assert!(!leads_to(&devices, Way { has_gateway, ..way }));
-        assert!(!leads_to(&devices, Way::default()));
+        assert!(!devices.lead_in(Way { has_gateway, ..way }));
+        assert!(!devices.lead_in(Way::default()));
     }
 
     #[test]
