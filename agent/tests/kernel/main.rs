@@ -16,6 +16,7 @@ mod pcap;
 
 mod autobahn;
 mod browser;
+mod churn;
 mod cluster;
 mod endings;
 mod forgotten;
