@@ -4,6 +4,7 @@
 //! belongs to [`super::session`].
 
 mod config;
+mod doubles;
 mod doze;
 mod entry;
 mod keys;
@@ -19,10 +20,10 @@ pub use verdict::{Decision, Verdict};
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    net::SocketAddr,
     time::Duration,
 };
 
+use doubles::Passed;
 use entry::{Entry, Live, State};
 use keys::Keys;
 use table::{List, SlotId, Table};
@@ -51,6 +52,7 @@ pub struct Observer {
     limits: Limits,
     table: Table<Entry>,
     keys: Keys,
+    passed: Passed,
     hops: Hops,
     /// When a connection's missing bytes have been waited for long enough. An element is void if
     /// the entry says otherwise.
@@ -125,6 +127,7 @@ impl Observer {
             limits,
             table: Table::new(),
             keys: Keys::default(),
+            passed: Passed::default(),
             hops: Hops::default(),
             timers: BinaryHeap::new(),
             now: Timestamp::default(),
@@ -349,8 +352,9 @@ impl Observer {
             live.tcp.expect_answer(request.client);
             let seq = live.tcp.seq_at(request.client, request.offset)?;
             let answer = live.tcp.answer_to(request.client);
-            let first = self.keys.taken(&request.key, seq, answer, key)?;
-            Some((first, Some(key.ends[1 - request.client])))
+            let server = 1 - request.client;
+            let (first, side) = self.keys.taken(&request.key, seq, answer, (key, server))?;
+            Some((first, Some((side, key.ends[server]))))
         });
         // Where a hook sees what comes back alone, or with an address that is still to be translated.
         let taken = asked.or_else(|| {
@@ -365,8 +369,11 @@ impl Observer {
             self.events.truncate(mark.events);
             self.last_id = mark.last_id.max(self.hops.last_reserved());
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
-            if let Some(server) = server {
-                self.translate(&first, server);
+            // Packets pass the hooks in the order of their way.
+            if let Some((side, server)) = server
+                && let Some(first) = self.table.find(&first)
+            {
+                self.rename(first, side, server);
             }
             return;
         }
@@ -410,17 +417,6 @@ impl Observer {
                 let until = Timestamp(u64::MAX);
                 self.settle(oldest, State::Over { until }, None);
             }
-        }
-    }
-
-    /// The connection that was seen as `flow` first has its server at `server`, behind a translation of
-    /// addresses: packets pass the hooks in the order of their way.
-    fn translate(&mut self, flow: &FlowKey, server: SocketAddr) {
-        if let Some(slot) = self.table.find(flow)
-            && let Some(entry) = self.table.get_mut(slot)
-            && let State::Live(live) = &mut entry.state
-        {
-            live.session.translate(server, &mut self.hops);
         }
     }
 

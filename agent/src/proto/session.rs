@@ -143,7 +143,7 @@ impl Session {
         Self {
             account: Account {
                 ends,
-                server: None,
+                real: [None; 2],
                 interface,
                 id: None,
                 violations: Default::default(),
@@ -287,12 +287,28 @@ impl Session {
         self.settle(cx);
     }
 
-    /// Another account of the same connection, behind a translation of addresses, shows that `server`
-    /// is who is really asked.
-    pub fn translate(&mut self, server: SocketAddr, hops: &mut Hops) {
-        self.account.server = Some(server);
+    /// Another account of the same connection, with translated addresses, shows that the end `side` is
+    /// really at `address`.
+    pub fn translate(&mut self, side: usize, address: SocketAddr, hops: &mut Hops) {
         if let Some(ticket) = self.account.asked {
-            hops.translate(ticket, server);
+            hops.translate(ticket, self.account.ends[side], address);
+        }
+        self.account.real[side] = Some(address);
+    }
+
+    /// Whether this may be a connection whose handshake was not seen: when it was found, if it was.
+    #[must_use]
+    pub fn unplaced(&self) -> Option<Option<Timestamp>> {
+        match &self.phase {
+            Phase::Http(http) => (!http.has_spoken()).then_some(None),
+            Phase::Probe(probe) => (!probe.http.has_spoken()).then_some(None),
+            Phase::WebSocket(websocket) => {
+                let Connection {
+                    outcome, opened, ..
+                } = *websocket.connection;
+                (outcome == Outcome::Midstream).then_some(Some(opened))
+            }
+            Phase::Closed => None,
         }
     }
 

@@ -21,33 +21,33 @@ const REMEMBERED: usize = 16_384;
 /// outside knows: two that are equal by chance will not be met.
 type Head = u64;
 
-/// The requests, and the flow that had each first.
+/// The requests, and the flow that had each first, with the server's side.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     secret: RandomState,
     /// Trees: a hash table in which one comes for each that goes doubles for what has gone.
-    flows: BTreeMap<Head, FlowKey>,
+    flows: BTreeMap<Head, (FlowKey, usize)>,
     /// The answers that are expected.
     answers: BTreeMap<Head, FlowKey>,
     order: VecDeque<(Head, Option<Head>)>,
 }
 
 impl Keys {
-    /// The other flow that the request was seen on before; else it is remembered as `flow`'s, where the
-    /// answer begins at `answer`.
+    /// The other flow that the request was seen on before, and the server's side there; else it is
+    /// remembered as `flow`'s, whose server is `server`, and where the answer begins at `answer`.
     pub fn taken(
         &mut self,
         key: &str,
         seq: SeqNumber,
         answer: Option<SeqNumber>,
-        flow: FlowKey,
-    ) -> Option<FlowKey> {
+        (flow, server): (FlowKey, usize),
+    ) -> Option<(FlowKey, usize)> {
         if key.len() > MAX_KEY {
             return None;
         }
         let request = self.secret.hash_one((key, seq.0));
         if let Some(first) = self.flows.get(&request) {
-            return (*first != flow).then_some(*first);
+            return (first.0 != flow).then_some(*first);
         }
         if self.order.len() >= REMEMBERED
             && let Some((oldest, answer)) = self.order.pop_front()
@@ -57,7 +57,7 @@ impl Keys {
         }
         let answer = answer.map(|seq| self.secret.hash_one((&*accept_for(key), seq.0)));
         self.order.push_back((request, answer));
-        self.flows.insert(request, flow);
+        self.flows.insert(request, (flow, server));
         if let Some(answer) = answer {
             self.answers.insert(answer, flow);
         }

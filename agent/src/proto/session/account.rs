@@ -44,8 +44,8 @@ pub struct AnswerSeen {
 #[derive(Debug)]
 pub(super) struct Account {
     pub ends: [SocketAddr; 2],
-    /// The server's address where it is another one than that which the client asks.
-    pub server: Option<SocketAddr>,
+    /// Where an end has another address, as another account of the connection shows.
+    pub real: [Option<SocketAddr>; 2],
     pub interface: Option<u32>,
     pub id: Option<ConnId>,
     /// Violations of handshakes, until a WebSocket takes them over.
@@ -69,12 +69,16 @@ pub(super) struct Decided<'a> {
 }
 
 impl Account {
+    fn end(&self, side: usize) -> SocketAddr {
+        self.real[side].unwrap_or(self.ends[side])
+    }
+
     /// Between whom requests of the end `client` are.
     fn hop(&self, client: usize) -> Hop {
         Hop {
             id: self.id.unwrap_or(ConnId(0)),
-            client: self.ends[client],
-            server: self.server.unwrap_or(self.ends[1 - client]),
+            client: self.end(client),
+            server: self.end(1 - client),
         }
     }
 

@@ -88,10 +88,14 @@ impl Hops {
         self.last_ticket
     }
 
-    /// It is `server` that the request has gone to.
-    pub fn translate(&mut self, ticket: Ticket, server: SocketAddr) {
+    /// One of those between whom the request is, who was at `from`, is at `to` really.
+    pub fn translate(&mut self, ticket: Ticket, from: SocketAddr, to: SocketAddr) {
         if let Some(asked) = self.asked.get_mut(&ticket) {
-            asked.hop.server = server;
+            for end in [&mut asked.hop.client, &mut asked.hop.server] {
+                if *end == from {
+                    *end = to;
+                }
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::config;
 use crate::proto::{
-    event::EventKind,
+    event::{Event, EventKind},
+    flow::Direction,
     observer::{
         Decision,
         script::{REQUEST, RESPONSE, Script, masked, plain},
@@ -97,6 +98,48 @@ fn what_comes_back_alone_is_the_same() {
     }
     assert_eq!(s.lines(), [ONCE[0], ONCE[3], ONCE[4]]);
     assert_eq!(s.observer.stats().active, 1);
+}
+
+/// Found by its frames on either side of a translation.
+#[test]
+fn midstream_it_is_the_same() {
+    for one_way in [false, true] {
+        let mut s = Script::new(config());
+        let client = s.client;
+        let service = ([10, 96, 0, 10], 80).into();
+        let pod = ([10, 244, 1, 2], 8080).into();
+        let ways = [(client, service), (([203, 0, 113, 5], 61_000).into(), pod)];
+        for n in 0..40_u8 {
+            let next = s.next;
+            for (client, server) in ways {
+                (s.client, s.server, s.next) = (client, server, next);
+                s.client(&masked(0x82, &[n; 20]));
+            }
+            if one_way && n < 20 {
+                continue;
+            }
+            let next = s.next;
+            for (client, server) in ways.into_iter().rev() {
+                (s.client, s.server, s.next) = (client, server, next);
+                s.server(&plain(0x81, b"answer"));
+            }
+        }
+        assert_eq!(s.observer.stats().active, 1, "one way: {one_way}");
+        let events = s.events();
+        let frames = |direction| {
+            let is_frame = |event: &&Event| match &event.kind {
+                EventKind::Frame(frame) => frame.direction == direction,
+                _ => false,
+            };
+            events.iter().filter(is_frame).count()
+        };
+        let answers = if one_way { 20 } else { 40 };
+        assert_eq!(frames(Direction::ClientToServer), 40);
+        assert_eq!(frames(Direction::ServerToClient), answers);
+        let connection = &events[0].connection;
+        let server = if one_way { service } else { pod };
+        assert_eq!((connection.client, connection.server), (client, server));
+    }
 }
 
 /// As captured on the device `any`, or on both ends of a pair: the core cannot tell a copy from a
