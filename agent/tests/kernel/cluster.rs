@@ -4,11 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    thread,
     time::Duration,
 };
 
 use super::{
     ATTACH, at,
+    midstream::since,
     support::{
         agent::Agent,
         eventually,
@@ -290,6 +292,67 @@ fn the_host_and_its_pods() {
                 }
             }
         }
+    }
+}
+
+/// After an agent was restarted, as it were: nothing but frames tells that what passes under several pairs
+/// of addresses is one.
+#[test]
+fn midstream_through_a_service_and_out() {
+    let Some(_turn) = turn() else { return };
+    for attach in ATTACH {
+        let node = Node::new();
+        let (a, b) = (node.bridged("vethaa01", 2), node.bridged("vethbb02", 3));
+        let (c, d) = (node.routed("eni0c01", 2), node.routed("cali0d02", 3));
+        let v4 = Family::V4;
+        let service = at("10.96.0.10:80");
+        let ends = [&b, &c].map(|pod| pod.at(v4, PORT));
+        node.service(service, &ends, false);
+        let port = SocketAddr::new(Node::ip(v4), 30_080);
+        let behind = [&a, &d].map(|pod| pod.at(v4, 9000));
+        node.service(port, &behind, true);
+        let outside = SocketAddr::new(Node::outside_ip(v4), PORT);
+        let script = |seed| Script {
+            connections: 4,
+            seed,
+            ..Script::default()
+        };
+        let servers = [(&b.ns, ends[0]), (&c.ns, ends[1])];
+        let inside = Load::open_among(&d.ns, &servers, service, script(1));
+        let out = Load::open(&a.ns, &node.outside, outside, outside, script(2));
+        let servers = [(&a.ns, behind[0]), (&d.ns, behind[1])];
+        let inward = Load::open_among(&node.outside, &servers, port, script(3));
+        let loads = [inside, out, inward];
+        let watch = Watch::start(&node, &format!("--attach {attach}"));
+        for load in &loads {
+            load.exchange(20);
+        }
+        watch.agent.must_have_active(12);
+        thread::sleep(Duration::from_millis(500));
+        let metrics = watch.agent.metrics();
+        let midstream = [("outcome", "midstream")];
+        assert_eq!(metrics.sum("websocket_handshakes_total", &midstream), 12);
+        let counted = watch.agent.tally();
+        let so_far = || {
+            let all = loads.iter().map(Load::so_far);
+            all.reduce(|sum, tally| sum + &tally).unwrap_or_default()
+        };
+        let sent = so_far();
+        for (sent, counted) in [
+            (&sent.client_to_server, &counted.client_to_server),
+            (&sent.server_to_client, &counted.server_to_client),
+        ] {
+            let (sent, counted) = (sent.total(), counted.total());
+            assert!(counted <= sent, "{counted} of {sent}");
+            assert!(counted * 10 >= sent * 8, "{counted} of {sent}");
+        }
+        for load in &loads {
+            load.exchange(20);
+        }
+        let closed = loads.into_iter().map(Load::close);
+        let tally = closed.reduce(|sum, tally| sum + &tally).unwrap_or_default();
+        watch.agent.must_count(&(counted + &since(&tally, &sent)));
+        watch.agent.must_have_active(0);
     }
 }
 
