@@ -18,6 +18,7 @@ mod autobahn;
 mod browser;
 mod churn;
 mod cluster;
+mod devices;
 mod endings;
 mod forgotten;
 mod handshakes;
