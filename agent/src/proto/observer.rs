@@ -4,6 +4,7 @@
 //! belongs to [`super::session`].
 
 mod config;
+mod doubles;
 mod doze;
 mod entry;
 mod keys;
@@ -23,6 +24,7 @@ use std::{
     vec,
 };
 
+use doubles::Passed;
 use entry::{Entry, Live, State};
 use keys::Keys;
 use table::{List, SlotId, Table};
@@ -56,6 +58,7 @@ pub struct Observer {
     limits: Limits,
     table: Table<Entry>,
     keys: Keys,
+    passed: Passed,
     hops: Hops,
     /// When a connection's missing bytes have been waited for long enough. An element is void if
     /// the entry says otherwise.
@@ -107,7 +110,7 @@ macro_rules! context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
-            hops: &$observer.hops,
+            hops: &mut $observer.hops,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
@@ -134,6 +137,7 @@ impl Observer {
             limits,
             table: Table::new(),
             keys: Keys::default(),
+            passed: Passed::default(),
             hops: Hops::default(),
             timers: BinaryHeap::new(),
             now: Timestamp::default(),
@@ -379,18 +383,33 @@ impl Observer {
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let taken = live.session.take_request().is_some_and(|request| {
+        let asked = live.session.take_request().and_then(|request| {
             live.tcp.expect_answer(request.client);
-            let seq = live.tcp.seq_at(request.client, request.offset);
-            seq.is_some_and(|seq| self.keys.is_taken(&request.key, seq, key))
+            let seq = live.tcp.seq_at(request.client, request.offset)?;
+            let answer = live.tcp.answer_to(request.client);
+            let server = 1 - request.client;
+            let (first, side) = self.keys.taken(&request.key, seq, answer, (key, server))?;
+            Some((first, Some((side, key.ends[server]))))
         });
-        if taken {
+        // Where a hook sees what comes back alone, or with an address that is still to be translated.
+        let taken = asked.or_else(|| {
+            let answer = live.session.take_unasked()?;
+            let seq = live.tcp.seq_at(answer.server, answer.offset)?;
+            Some((self.keys.asked(&answer.accept, seq, key)?, None))
+        });
+        if let Some((first, server)) = taken {
             // What it said in the meantime another account says, too.
             let mut cx = context!(self, false);
             live.session.discard(&mut cx);
             self.events.truncate(mark.events);
-            self.last_id = mark.last_id;
+            self.last_id = mark.last_id.max(self.hops.last_reserved());
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
+            // Packets pass the hooks in the order of their way.
+            if let Some((side, server)) = server
+                && let Some(first) = self.table.find(&first)
+            {
+                self.rename(first, side, server);
+            }
             return;
         }
         if let Some(answered) = live.session.take_answered() {

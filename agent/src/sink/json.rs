@@ -217,6 +217,9 @@ impl Object<'_> {
         if let Some(hop) = &connection.next_hop {
             self.display("next_hop", hop.id);
         }
+        if let Some(hop) = &connection.previous_hop {
+            self.display("previous_hop", hop.id);
+        }
         self.known_number(
             "latency_ns",
             handshake.latency.map(|latency| latency.as_nanos()),
@@ -458,11 +461,12 @@ mod tests {
         );
         let proxied = Connection {
             next_hop: Some(sample::next_hop()),
+            previous_hop: Some(sample::previous_hop()),
             ..sample::connection()
         };
         let line = printed(&sample::on(proxied, sample::handshake()));
-        let end =
-            "\"key\":\"dGhlIHNhbXBsZSBub25jZQ==\",\"next_hop\":\"c6\",\"latency_ns\":1240000}\n";
+        let end = "\"key\":\"dGhlIHNhbXBsZSBub25jZQ==\",\"next_hop\":\"c6\",\"previous_hop\":\"c8\",\
+                   \"latency_ns\":1240000}\n";
         assert!(line.ends_with(end), "{line}");
         let midstream = Connection {
             outcome: Outcome::Midstream,

@@ -139,8 +139,13 @@ impl<W: Write> Text<W> {
         self.value("subprotocol", connection.subprotocol.as_deref());
         self.value("extensions", handshake.extensions.as_deref());
         self.value("origin", handshake.origin.as_deref());
-        if let Some(hop) = &connection.next_hop {
-            let _ = write!(self.line, "  next hop {} -> {}", hop.client, hop.server);
+        for (name, hop) in [
+            ("next", &connection.next_hop),
+            ("previous", &connection.previous_hop),
+        ] {
+            if let Some(hop) = hop {
+                let _ = write!(self.line, "  {name} hop {} -> {}", hop.client, hop.server);
+            }
         }
         if let Some(latency) = handshake.latency {
             let _ = write!(self.line, "  in {}", Time(latency));
@@ -410,9 +415,10 @@ mod tests {
     }
 
     #[test]
-    fn a_proxied_handshake_names_its_next_hop() {
+    fn a_proxied_handshake_names_its_other_hops() {
         let proxied = Connection {
             next_hop: Some(sample::next_hop()),
+            previous_hop: Some(sample::previous_hop()),
             ..sample::connection()
         };
         let mut out = Vec::new();
@@ -420,7 +426,8 @@ mod tests {
         text.event(&sample::on(proxied, sample::handshake()))
             .unwrap();
         let line = String::from_utf8(out).unwrap();
-        let end = "  next hop [2001:db8::1]:51000 -> 198.51.100.4:9000  in 1.2 ms\n";
+        let end = "  next hop [2001:db8::1]:51000 -> 198.51.100.4:9000  \
+                   previous hop 203.0.113.9:52000 -> 192.0.2.1:443  in 1.2 ms\n";
         assert!(line.ends_with(end), "{line}");
     }
 

@@ -16,6 +16,9 @@ mod pcap;
 
 mod autobahn;
 mod browser;
+mod churn;
+mod cluster;
+mod devices;
 mod endings;
 mod forgotten;
 mod handshakes;

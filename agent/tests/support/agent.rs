@@ -183,13 +183,18 @@ impl<'a> Agent<'a> {
         agent
     }
 
+    /// What it serves at `path`: status and body.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.ns.http_get(self.listen, path);
+        answer
+            .unwrap_or_else(|error| panic!("asking the agent: {error}\n{}", self.process.stderr()))
+    }
+
     /// The text of `/metrics`.
     #[track_caller]
     pub fn scrape(&self) -> String {
-        let answer = self.ns.http_get(self.listen, "/metrics");
-        let (status, body) = answer.unwrap_or_else(|error| {
-            panic!("scraping the agent: {error}\n{}", self.process.stderr())
-        });
+        let (status, body) = self.get("/metrics");
         assert_eq!(status, 200, "{body}");
         body
     }

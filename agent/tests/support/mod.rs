@@ -7,6 +7,7 @@ pub mod exposition;
 pub mod load;
 pub mod machine;
 pub mod netns;
+pub mod node;
 pub mod peers;
 pub mod proxy;
 pub mod random;

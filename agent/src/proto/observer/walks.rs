@@ -202,6 +202,9 @@ impl Observer {
         let Some((slot, side)) = self.arrive(segment) else {
             return;
         };
+        if self.is_double(slot, side, segment) {
+            return;
+        }
         if sample.tally != 0 && self.is_walked(slot, side) {
             self.handle_straggler(slot, side, segment, sample);
             return;
@@ -229,6 +232,9 @@ impl Observer {
         let Some((slot, side)) = self.arrive(&walk.segment) else {
             return;
         };
+        if self.is_double(slot, side, &walk.segment) {
+            return;
+        }
         self.account(slot, side, walk.tally);
         let Some(live) = self.live(slot) else {
             return;
@@ -290,7 +296,7 @@ impl Observer {
         None
     }
 
-    fn live(&mut self, slot: SlotId) -> Option<&mut Live> {
+    pub(super) fn live(&mut self, slot: SlotId) -> Option<&mut Live> {
         match &mut self.table.get_mut(slot)?.state {
             State::Live(live) => Some(live),
             _ => None,

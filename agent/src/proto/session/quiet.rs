@@ -35,6 +35,7 @@ impl Session {
             violations,
             decision,
             request,
+            unasked,
             answered,
             ..
         } = &self.account;
@@ -45,6 +46,7 @@ impl Session {
             && violations.is_empty()
             && decision.is_none()
             && request.is_none()
+            && unasked.is_none()
             && answered.is_none()
             && self.fins.iter().all(Option::is_none)
             && self.over.is_none()

@@ -26,6 +26,8 @@ struct Entry<'a> {
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_hop: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_hop: Option<String>,
     outcome: &'static str,
     opened: String,
     age_ns: u64,
@@ -69,6 +71,7 @@ impl<'a> Entry<'a> {
     fn new(live: &'a Live, now: Timestamp) -> Self {
         let connection = &live.connection;
         let opcodes = |direction| live.opcodes.tally(direction);
+        let hops = live.hops();
         Self {
             conn: connection.id.to_string(),
             client: connection.client,
@@ -77,7 +80,8 @@ impl<'a> Entry<'a> {
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),
             key: connection.key.as_deref(),
-            next_hop: connection.next_hop.as_ref().map(|hop| hop.id.to_string()),
+            next_hop: hops.next.map(|id| id.to_string()),
+            previous_hop: hops.previous.map(|id| id.to_string()),
             outcome: connection.outcome.as_str(),
             opened: rfc3339(connection.opened),
             age_ns: now.0.saturating_sub(connection.opened.0),

@@ -33,7 +33,7 @@ pub use tally::Totals;
 
 use super::Sink;
 use crate::proto::{
-    event::{Close, Connection, Event, EventKind, Handshake},
+    event::{Close, Connection, Event, EventKind, Handshake, Hop},
     flow::ConnId,
     time::Timestamp,
 };
@@ -41,7 +41,7 @@ use agent::Exceeded;
 use code::CloseCodes;
 use endpoint::{Endpoints, IsLocal};
 use exposition::Exposition;
-use series::{Connections, Live, Series};
+use series::{Connections, Joined, Live, Series};
 use subprotocol::Subprotocols;
 use tally::Tally;
 
@@ -265,6 +265,26 @@ impl State {
         let mut live = Live::new(Arc::clone(connection), endpoint, event.ts);
         self.series.open(&mut live);
         self.connections.insert(connection.id, Box::new(live));
+        self.join(connection);
+    }
+
+    /// Has the other hops of a proxied connection name it in turn.
+    fn join(&mut self, connection: &Connection) {
+        let Connection {
+            id,
+            next_hop,
+            previous_hop,
+            ..
+        } = connection;
+        let mut tell = |hop: &Option<Box<Hop>>, tell: fn(&mut Joined, ConnId)| {
+            if let Some(hop) = hop
+                && let Some(live) = self.connections.get_mut(&hop.id)
+            {
+                tell(live.joined.get_or_insert_default(), *id);
+            }
+        };
+        tell(next_hop, |next, id| next.previous = Some(id));
+        tell(previous_hop, |previous, id| previous.next = Some(id));
     }
 
     fn close(&mut self, event: &Event, close: &Close) {

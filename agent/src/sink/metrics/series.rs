@@ -19,7 +19,7 @@ use super::{
     tally::{OPCODES, OpcodeTally},
 };
 use crate::proto::{
-    event::{Close, Connection, Counted, Frame, Progress},
+    event::{Close, Connection, Counted, Frame, Hop, Progress},
     flow::{ConnId, Direction, PerDirection, Role},
     frame::{CloseCode, Opcode},
     time::Timestamp,
@@ -112,6 +112,13 @@ impl Maybe {
     }
 }
 
+/// Other hops of a proxied connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Joined {
+    pub(super) next: Option<ConnId>,
+    pub(super) previous: Option<ConnId>,
+}
+
 /// What is kept of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
@@ -125,13 +132,15 @@ pub(super) struct Live {
     pub(super) last_frame_size: PerDirection<Maybe>,
     /// Time of the last event.
     pub(super) last_seen: Timestamp,
+    /// Other hops that have named this one since, where the handshake could not.
+    pub(super) joined: Option<Box<Joined>>,
     close: Option<(CloseCode, Option<Role>)>,
     /// Frames of both directions when it was last ranked, for those that have series.
     rank: Maybe,
 }
 
 // There may be a hundred thousand of them.
-const _: () = assert!(size_of::<Live>() <= 168);
+const _: () = assert!(size_of::<Live>() <= 176);
 
 impl Live {
     pub(super) fn new(connection: Arc<Connection>, endpoint: EndpointId, now: Timestamp) -> Self {
@@ -141,8 +150,19 @@ impl Live {
             opcodes: Opcodes::default(),
             last_frame_size: PerDirection::default(),
             last_seen: now,
+            joined: None,
             close: None,
             rank: Maybe::default(),
+        }
+    }
+
+    /// The other hops, by what its handshake said or theirs.
+    pub(super) fn hops(&self) -> Joined {
+        let joined = self.joined.as_deref().copied().unwrap_or_default();
+        let said = |hop: &Option<Box<Hop>>| hop.as_ref().map(|hop| hop.id);
+        Joined {
+            next: said(&self.connection.next_hop).or(joined.next),
+            previous: said(&self.connection.previous_hop).or(joined.previous),
         }
     }
 

@@ -34,6 +34,7 @@ fn connection(id: u64, path: &str, outcome: Outcome) -> Arc<Connection> {
         subprotocol: None,
         key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
         next_hop: None,
+        previous_hop: None,
     })
 }
 
@@ -538,6 +539,41 @@ fn live_connections_are_listed_as_json() {
     );
     let empty = Metrics::new(&MetricsConfig::default()).connections_json(seconds(1));
     assert_eq!(serde_json::from_str::<Vec<()>>(&empty).unwrap(), []);
+}
+
+#[test]
+fn hops_name_each_other_in_whichever_order_they_are_told_of() {
+    let hop = |other: &Connection| {
+        Some(Box::new(Hop {
+            id: other.id,
+            client: other.client,
+            server: other.server,
+        }))
+    };
+    let (outer, inner) = (open(1), open(2));
+    let outer_names = Arc::new(Connection {
+        next_hop: hop(&inner),
+        ..(*outer).clone()
+    });
+    let inner_names = Arc::new(Connection {
+        previous_hop: hop(&outer),
+        ..(*inner).clone()
+    });
+    for order in [
+        [&inner_names, &outer_names],
+        [&inner, &outer_names],
+        [&outer, &inner_names],
+    ] {
+        let metrics = Metrics::new(&MetricsConfig::default());
+        for connection in order {
+            metrics.observe(&event(connection, handshake(Some(101))));
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&metrics.connections_json(seconds(4))).unwrap();
+        assert_eq!(json[0]["next_hop"], "c2");
+        assert_eq!(json[1]["previous_hop"], "c1");
+        assert!(json[0].get("previous_hop").is_none() && json[1].get("next_hop").is_none());
+    }
 }
 
 #[test]

@@ -347,7 +347,7 @@ impl Attacher {
         // The kernel has taken filters and qdiscs away with the interface; a TCX link is left, and
         // goes with its descriptor.
         if let Some(attached) = self.interfaces.remove(&index) {
-            log::info!("{} is gone", attached.name);
+            log::debug!("{} is gone", attached.name);
         }
         self.publish();
     }

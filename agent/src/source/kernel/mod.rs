@@ -9,6 +9,7 @@ pub mod attach;
 pub mod clock;
 mod clsact;
 pub mod counters;
+mod here;
 pub mod interfaces;
 pub mod netlink;
 pub mod program;
