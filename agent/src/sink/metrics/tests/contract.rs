@@ -97,6 +97,7 @@ websocket_handshake_duration_seconds histogram
 websocket_connections_active gauge
 websocket_connections_closed_total counter kind code initiator
 websocket_connection_duration_seconds histogram
+websocket_connection_silence_seconds histogram kind
 websocket_frames_total counter direction opcode
 websocket_frame_payload_bytes_total counter direction opcode
 websocket_frame_size_bytes histogram direction
@@ -121,6 +122,7 @@ wstap_gaps_total counter
 wstap_resyncs_total counter
 wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
+wstap_limit gauge limit
 wstap_kernel_packets_total counter verdict
 wstap_kernel_places_lost_total counter
 wstap_kernel_places_found_total counter
@@ -139,6 +141,27 @@ fn names_are_those_of_the_contract() {
         })
         .collect();
     assert_eq!(ours.join("\n"), CONTRACT.trim());
+}
+
+#[test]
+fn no_label_is_one_that_scrapers_set() {
+    // Of targets, as Prometheus and its operator name them; a label of ours would become `exported_...`.
+    const SCRAPERS: [&str; 9] = [
+        "job",
+        "instance",
+        "namespace",
+        "pod",
+        "container",
+        "endpoint",
+        "service",
+        "node",
+        "prometheus",
+    ];
+    for metric in names::ALL {
+        for label in metric.scope.labels().iter().chain(metric.labels) {
+            assert!(!SCRAPERS.contains(label), "{label} of {}", metric.name);
+        }
+    }
 }
 
 /// The sections of `docs/metrics.md` that speak of one metric, by its name.
