@@ -29,10 +29,11 @@ pub(super) const LIFETIMES: &[f64] = &[
 
 /// Of the silence before an ending: the time-outs that proxies, load balancers and servers come with (30 s,
 /// 60 s, 100 s, 4 min, 5 min, 350 s, 10 min, an hour), each in a bucket of its own that few others fall
-/// into. A timer fires at its time or a little later, never before.
+/// into. A timer fires at its time or a little later, never before. Those that queries name are no whole
+/// numbers, which Prometheus 3 writes otherwise in its label `le` than we do.
 pub(super) const SILENCES: &[f64] = &[
-    1.0, 10.0, 29.5, 32.0, 59.5, 63.0, 99.5, 104.0, 239.0, 246.0, 299.0, 306.0, 349.0, 356.0,
-    599.0, 612.0, 3595.0, 3660.0,
+    1.0, 10.0, 29.5, 31.5, 59.5, 62.5, 99.5, 103.5, 239.5, 245.5, 299.5, 305.5, 349.5, 355.5,
+    599.5, 611.5, 3599.5, 3659.5,
 ];
 
 /// Observations in buckets. Takes memory for them only once there is one.

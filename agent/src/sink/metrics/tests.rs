@@ -264,7 +264,7 @@ fn events_are_counted_where_they_belong() {
         ),
         (
             "websocket_connection_silence_seconds_bucket",
-            vec![chat, "kind=\"half\"", "le=\"63\""],
+            vec![chat, "kind=\"half\"", "le=\"62.5\""],
             1.0,
         ),
         ("wstap_limit", vec!["limit=\"connections\""], 100_000.0),

@@ -229,6 +229,50 @@ fn documented_queries_are_valid() {
 }
 
 #[test]
+fn alerts_and_dashboards_know_every_metric_that_they_ask_for() {
+    const SHIPPED: [(&str, &str); 3] = [
+        (
+            "rules.yaml",
+            include_str!("../../../../../deploy/prometheus/rules.yaml"),
+        ),
+        (
+            "operators.json",
+            include_str!("../../../../../deploy/grafana/operators.json"),
+        ),
+        (
+            "agents.json",
+            include_str!("../../../../../deploy/grafana/agents.json"),
+        ),
+    ];
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for metric in names::ALL {
+        let suffixes: &[&str] = match metric.kind {
+            names::Kind::Histogram => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        known.extend(
+            suffixes
+                .iter()
+                .map(|suffix| format!("{}{suffix}", metric.name)),
+        );
+    }
+    known.extend(names::PROCESS.iter().map(|&name| name.to_owned()));
+    for (file, text) in SHIPPED {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics = words.filter(|word| {
+            let prefixes = ["websocket_", "wstap_", "process_"];
+            prefixes.iter().any(|prefix| word.starts_with(prefix))
+        });
+        let mut asked = 0;
+        for metric in metrics {
+            assert!(known.contains(metric), "{file} asks for {metric}");
+            asked += 1;
+        }
+        assert!(asked > 10, "{file} asks for {asked}");
+    }
+}
+
+#[test]
 fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
     let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
