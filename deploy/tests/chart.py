@@ -182,6 +182,11 @@ def write():
 # --- Checks ------------------------------------------------------------------------------------------------------
 
 
+def when(value):
+    """What a word is that YAML may have taken for a truth."""
+    return {True: "on", False: "off"}.get(value, value)
+
+
 def check_current():
     for path, text in {**derived(), **manifests()}.items():
         current = path.exists() and path.read_text() == text
@@ -219,7 +224,7 @@ def check_pod(docs, values, name):
     expect("hostIPC" not in pod and "securityContext" not in pod, f"{name}: nothing for the pod as a whole")
     kinds = [set(volume) - {"name"} for volume in pod["volumes"]]
     expect(kinds == [{"configMap"}], f"{name}: nothing of the host is mounted: {kinds}")
-    api = values["kubernetes"]["mode"] != "off"
+    api = when(values["kubernetes"]["mode"]) != "off"
     expect(pod["automountServiceAccountToken"] == api, f"{name}: a token where there is something to ask")
     if values["listen"]["address"].startswith("127."):
         hosts = {container[probe]["httpGet"].get("host") for probe in ("livenessProbe", "readinessProbe")}
@@ -228,7 +233,9 @@ def check_pod(docs, values, name):
 
 def check_config(docs, values, name):
     config = tomllib.loads(only({k: v for k, v in docs.items() if "-" not in k[1]}, "ConfigMap")["data"]["wstap.toml"])
-    expected = {**values["config"], "kubernetes": values["kubernetes"]["mode"]}
+    expected = {**values["config"], "kubernetes": when(values["kubernetes"]["mode"])}
+    if "connections-endpoint" in expected:
+        expected["connections-endpoint"] = when(expected["connections-endpoint"])
     if values["kubernetes"]["services"]:
         expected["kubernetes-services"] = True
     if values["netns"]:
@@ -240,7 +247,7 @@ def check_roles(docs, values, name):
     rules = [rule for (kind, _), doc in docs.items() if kind == "ClusterRole" for rule in doc["rules"]]
     said = {resource: rule["verbs"] for rule in rules for resource in rule["resources"]}
     expected = {}
-    if values["rbac"]["create"] and values["kubernetes"]["mode"] != "off":
+    if values["rbac"]["create"] and when(values["kubernetes"]["mode"]) != "off":
         expected = {"pods": ["list", "watch"], "replicasets": ["get"], "jobs": ["get"]}
         if values["kubernetes"]["services"]:
             expected["services"] = ["list", "watch"]

@@ -67,12 +67,21 @@ host: "::1"
 {{- end }}
 {{- end }}
 
+{{/* on, off or auto; what is not quoted YAML reads as true and false. */}}
+{{- define "wstap.when" -}}
+{{- if kindIs "bool" . }}{{ ternary "on" "off" . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{/* The agent's --config file. What JSON writes of a string, a number, a truth or a list is TOML as well. */}}
 {{- define "wstap.config" -}}
 {{- range $flag, $value := .Values.config }}
+{{- if eq $flag "connections-endpoint" }}
+{{ $flag }} = {{ include "wstap.when" $value | toJson }}
+{{- else }}
 {{ $flag }} = {{ toJson $value }}
 {{- end }}
-kubernetes = {{ toJson .Values.kubernetes.mode }}
+{{- end }}
+kubernetes = {{ include "wstap.when" .Values.kubernetes.mode | toJson }}
 {{- if .Values.kubernetes.services }}
 kubernetes-services = true
 {{- end }}

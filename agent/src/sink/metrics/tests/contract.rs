@@ -201,8 +201,15 @@ fn documentation_gives_kind_labels_and_a_query() {
         );
         let labels: Vec<&str> = facts.split('`').skip(1).step_by(2).collect();
         assert_eq!(labels, metric.labels, "{}", metric.name);
-        let query = section.split("```promql").nth(1).unwrap_or_default();
-        assert!(query.contains(metric.name), "{} has no query", metric.name);
+    }
+    let process = names::PROCESS.iter().copied();
+    for name in names::ALL.iter().map(|metric| metric.name).chain(process) {
+        let query = documented()[name].split("```promql").nth(1);
+        let query = query.and_then(|rest| rest.split("```").next());
+        assert!(
+            query.is_some_and(|query| query.contains(name)),
+            "{name} has no query"
+        );
     }
 }
 
@@ -214,7 +221,7 @@ fn documented_queries_are_valid() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert!(queries.len() >= names::ALL.len());
+    assert!(queries.len() >= names::ALL.len() + names::PROCESS.len());
     let rules = queries.iter().enumerate();
     let rules: Vec<_> = rules
         .map(|(i, query)| serde_json::json!({"record": format!("query:{i}"), "expr": query}))
