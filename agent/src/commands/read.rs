@@ -141,9 +141,13 @@ impl Reading<'_> {
     fn finish(mut self) -> anyhow::Result<()> {
         if self.failed.is_none() && !self.sink.is_done() {
             let (_, last) = self.span.unwrap_or_default();
-            self.observer.finish(last);
-            // Why it broke off, if it did, is looked at below.
-            let _ = self.pass_on();
+            loop {
+                let is_over = self.observer.finish_some(last);
+                // Why it broke off, if it did, is looked at below.
+                if self.pass_on().is_break() || is_over {
+                    break;
+                }
+            }
         }
         let finished = match self.failed {
             Some(error) => Err(error),

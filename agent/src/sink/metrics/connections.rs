@@ -68,7 +68,7 @@ impl Serialize for Counts {
 impl<'a> Entry<'a> {
     fn new(live: &'a Live, now: Timestamp) -> Self {
         let connection = &live.connection;
-        let opcodes = |direction| live.opcodes[direction].tally();
+        let opcodes = |direction| live.opcodes.tally(direction);
         Self {
             conn: connection.id.to_string(),
             client: connection.client,
@@ -85,7 +85,7 @@ impl<'a> Entry<'a> {
             silence_ns: now.0.saturating_sub(live.last_seen.0),
             frames: Directions::new(|direction| Some(Counts(opcodes(direction).frames))),
             bytes: Directions::new(|direction| Some(Counts(opcodes(direction).bytes))),
-            last_frame_size: Directions::new(|direction| live.last_frame_size[direction]),
+            last_frame_size: Directions::new(|direction| live.last_frame_size[direction].number()),
         }
     }
 }

@@ -86,7 +86,7 @@ pub(super) struct Endpoint {
 
 /// Where an endpoint is in [`Endpoints`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct EndpointId(usize);
+pub(super) struct EndpointId(u32);
 
 /// All endpoints.
 ///
@@ -132,7 +132,7 @@ impl Endpoints {
 
     /// Counts something of an endpoint.
     pub(super) fn tally(&mut self, id: EndpointId) -> &mut Tally {
-        &mut self.endpoints[id.0].tally
+        &mut self.endpoints[id.0 as usize].tally
     }
 
     /// The endpoint of an attempt to open a WebSocket, or of one that was found. With `opens`, the
@@ -150,18 +150,19 @@ impl Endpoints {
         if opens {
             self.idle.remove(&place);
         }
-        EndpointId(place)
+        EndpointId(place as u32)
     }
 
     /// The endpoint of a connection that is not open, for what happens before and after. The place
     /// may be given to another later.
     pub(super) fn unopened(&mut self, connection: &Connection) -> EndpointId {
         let key = self.key(connection);
-        EndpointId(match self.places.get(&key) {
+        let place = match self.places.get(&key) {
             Some(&place) => place,
             None if self.keys.len() < self.limit => self.add(key),
             None => 0,
-        })
+        };
+        EndpointId(place as u32)
     }
 
     /// How often there was no place of its own for an endpoint.

@@ -445,7 +445,7 @@ fn handshakes_are_told_apart_by_subprotocol() {
         (4, Some("a b")),
     ] {
         let conn = Arc::new(Connection {
-            subprotocol: subprotocol.map(str::to_owned),
+            subprotocol: subprotocol.map(Into::into),
             ..(*open(id)).clone()
         });
         metrics.observe(&event(&conn, handshake(Some(101))));
