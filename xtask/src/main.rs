@@ -6,6 +6,7 @@ mod bench;
 mod bench_read;
 mod build;
 mod demo;
+mod deploy;
 mod fuzz;
 mod http;
 mod interrupt;
@@ -76,6 +77,8 @@ enum Command {
     /// Hold `wstap read` against other dissectors of the same captures; 1 where a difference is not
     /// explained
     Oracle(oracle::Args),
+    /// That what is under deploy/ is current and valid: chart, manifests, alerts, dashboards
+    Deploy(deploy::Args),
     /// Give the fuzz targets (all, or some) bytes that nobody thought of
     Fuzz {
         /// Only this target (repeatable)
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
         Command::Run { built, args, .. } => run::command(&args, built),
         Command::Test { no_kernel } => test::command(no_kernel),
         Command::Oracle(args) => oracle::command(&args),
+        Command::Deploy(args) => deploy::command(&args),
         Command::Fuzz {
             target,
             duration,

@@ -46,7 +46,10 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     })?;
     let listen = listener.local_addr().context("listening")?;
 
-    let metrics = Arc::new(Metrics::new(&metrics_config(&config.series)));
+    let metrics = Arc::new(Metrics::new(&metrics_config(
+        &config.series,
+        &config.observer,
+    )));
     let readiness = Readiness::default();
     let state = ServerState {
         metrics: Arc::clone(&metrics),

@@ -3,7 +3,7 @@
 use prometheus::{TextEncoder, core::Collector, process_collector::ProcessCollector};
 use wstap_common::counter::{COUNTERS, Counter, Group};
 
-use super::{exposition::Exposition, names};
+use super::{MetricsConfig, exposition::Exposition, names};
 use crate::proto::observer::Stats;
 
 /// Why a record is lost that was delivered and could not be read.
@@ -70,7 +70,12 @@ pub(super) struct Exceeded {
 }
 
 /// Writes the agent's metrics.
-pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Exceeded) {
+pub(super) fn expose(
+    out: &mut Exposition,
+    status: &AgentStatus,
+    metrics: &Exceeded,
+    config: &MetricsConfig,
+) {
     let AgentStatus {
         observer,
         kernel,
@@ -104,6 +109,10 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     let mut exceeded = out.family(&names::LIMIT_EXCEEDED);
     for (limit, count) in limits(status, metrics) {
         exceeded.sample("", &[&limit], count);
+    }
+    let mut bounds = out.family(&names::LIMIT);
+    for (limit, bound) in configured(config) {
+        bounds.sample("", &[&limit], bound);
     }
     let mut packets = out.family(&names::KERNEL_PACKETS);
     for counter in in_group(Group::Packets) {
@@ -151,6 +160,16 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("snap_length", status.reader.cut),
         ("subprotocols", metrics.subprotocols),
         ("tallies", kernel.of(Counter::TalliesUsedUp)),
+    ]
+}
+
+/// The bounds on what grows with connections, under the names that they have in [`limits`].
+pub(super) fn configured(config: &MetricsConfig) -> [(&'static str, usize); 4] {
+    [
+        ("candidates", config.max_candidates),
+        ("connection_series", config.connection_series),
+        ("connections", config.max_connections),
+        ("endpoints", config.max_endpoints),
     ]
 }
 

@@ -59,6 +59,10 @@ pub struct MetricsConfig {
     pub series_linger: Duration,
     /// How request targets become labels.
     pub path_label: PathLabel,
+    /// WebSockets that the observer follows; shown, and enforced by it.
+    pub max_connections: usize,
+    /// Other TCP connections that it remembers; the same.
+    pub max_candidates: usize,
 }
 
 impl Default for MetricsConfig {
@@ -68,6 +72,8 @@ impl Default for MetricsConfig {
             connection_series: 1000,
             series_linger: Duration::from_secs(60),
             path_label: PathLabel::default(),
+            max_connections: 100_000,
+            max_candidates: 65_536,
         }
     }
 }
@@ -75,7 +81,7 @@ impl Default for MetricsConfig {
 /// The metrics. Shared between the thread that handles events and whoever reads them.
 #[derive(Debug)]
 pub struct Metrics {
-    path_label: PathLabel,
+    config: MetricsConfig,
     state: Mutex<State>,
 }
 
@@ -94,7 +100,7 @@ impl Metrics {
     #[must_use]
     pub fn new(config: &MetricsConfig) -> Self {
         Self {
-            path_label: config.path_label,
+            config: *config,
             state: Mutex::new(State {
                 endpoints: Endpoints::new(config.max_endpoints, config.path_label),
                 connections: Connections::new(),
@@ -137,8 +143,8 @@ impl Metrics {
         endpoints.sort_by(|a, b| a.labels.cmp(&b.labels));
         let mut out = Exposition::default();
         tally::expose(&mut out, &endpoints);
-        series::expose(&mut out, &shown, self.path_label);
-        agent::expose(&mut out, &status, &exceeded);
+        series::expose(&mut out, &shown, self.config.path_label);
+        agent::expose(&mut out, &status, &exceeded, &self.config);
         out.finish()
     }
 

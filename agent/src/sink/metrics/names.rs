@@ -92,6 +92,8 @@ metrics! {
         "WebSockets that ended, by how, close code and who ended them.";
     CONNECTION_DURATION: Histogram of Endpoint, "websocket_connection_duration_seconds", [],
         "How long WebSockets were open.";
+    CONNECTION_SILENCE: Histogram of Endpoint, "websocket_connection_silence_seconds", ["kind"],
+        "How long nothing had come of a WebSocket when its ending began, by how it ended.";
     FRAMES: Counter of Endpoint, "websocket_frames_total", ["direction", "opcode"],
         "Frames, counted when their header is complete.";
     FRAME_PAYLOAD_BYTES: Counter of Endpoint, "websocket_frame_payload_bytes_total", ["direction", "opcode"],
@@ -142,6 +144,8 @@ metrics! {
         "Segments that repeated bytes and did not agree with the first; the first were taken.";
     LIMIT_EXCEEDED: Counter of Agent, "wstap_limit_exceeded_total", ["limit"],
         "Times that a bound of the agent was exceeded.";
+    LIMIT: Gauge of Agent, "wstap_limit", ["limit"],
+        "Bounds of the agent on what grows with connections, as configured.";
     KERNEL_PACKETS: Counter of Agent, "wstap_kernel_packets_total", ["verdict"],
         "Packets that passed the kernel program, by what was done with them.";
     PLACES_LOST: Counter of Agent, "wstap_kernel_places_lost_total", [],
