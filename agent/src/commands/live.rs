@@ -34,6 +34,7 @@ use crate::{
     source::kernel::{
         self, Attacher, Counters, KernelError, Reader, Wake,
         attach::AttachStatus,
+        privileges,
         reader::{self, Record, Woken},
     },
 };
@@ -122,6 +123,8 @@ impl Source {
         };
         let links = Worker::spawn("links", move |stop| attacher.watch(&stop))?;
         let reader = Worker::spawn("reader", move |stop| {
+            // It is the one that reads what anybody sends.
+            privileges::renounce(&privileges::needed_to_read());
             let result = pump.run(&stop);
             let status = pump.status();
             (result, pump.sink, status)

@@ -16,7 +16,7 @@ use crate::{
         metrics::{AgentStatus, Metrics, Totals},
         unit::{Bytes, Counted},
     },
-    source::kernel::Wake,
+    source::kernel::{Wake, privileges},
 };
 
 /// Threads of the HTTP server. Scrapes are few.
@@ -28,8 +28,11 @@ const SERVER_THREADS: usize = 2;
 ///
 /// The address cannot be listened on, nothing can be attached, or one of the threads failed.
 pub fn execute(config: RunConfig) -> anyhow::Result<ExitCode> {
+    privileges::confine();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
+        // What listens and attaches is this thread.
+        .on_thread_start(|| privileges::renounce(&[]))
         .enable_all()
         .build()
         .context("starting the runtime")?;
@@ -63,13 +66,9 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         let _ = stopped.await;
     }));
 
-    // Loading and attaching take some hundred milliseconds; the server answers meanwhile.
-    let capture = config.capture.clone();
-    let source = tokio::task::spawn_blocking(move || Source::open(&capture, Wake::Batch));
-    let source = tokio::select! {
-        source = source => source.context("attaching")??,
-        () = interrupts.next() => return Ok(ExitCode::SUCCESS),
-    };
+    // In this thread, whose capabilities it takes, and which gives them up then. That is some hundred
+    // milliseconds; the server answers meanwhile, and a signal waits.
+    let source = Source::open(&config.capture, Wake::Batch)?;
     log::info!(
         "wstap {}, metrics at http://{listen}/metrics, attached with {} to {}",
         env!("CARGO_PKG_VERSION"),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::TraceConfig,
     sink::{metrics::AgentStatus, printer::Printer, unit::Counted},
-    source::kernel::Wake,
+    source::kernel::{Wake, privileges},
 };
 
 /// Prints until interrupted, or as much as the selection wants.
@@ -22,6 +22,7 @@ use crate::{
 ///
 /// Nothing can be attached, or standard output not be written to.
 pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
+    privileges::confine();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -40,7 +40,7 @@ use super::{
     interfaces::{Framing, InterfaceNames, LocalAddresses},
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
-    program::{self, in_map},
+    program::in_map,
     requirements,
 };
 use crate::config::{AttachMode, InterfaceSelection};
@@ -177,11 +177,47 @@ impl Attacher {
         };
         attacher.beat()?;
         attacher.list()?;
+        if method == Method::Tcx {
+            attacher.remove_stale();
+        }
+        Ok(attacher)
+    }
+
+    /// Removes what a predecessor that was killed has left behind, where filters are not looked at each
+    /// time that one of them is added.
+    fn remove_stale(&mut self) {
+        let Self {
+            pending,
+            selection,
+            netlink,
+            ..
+        } = self;
+        for link in pending
+            .values()
+            .filter(|link| selection.matches(&link.name))
+        {
+            match survey(netlink, link) {
+                Ok(survey) if survey.qdisc_is_ours && survey.is_empty() => {
+                    remove_qdisc(netlink, link.index, &link.name);
+                }
+                Ok(_) => {}
+                Err(error) if !is_still(link) => log::debug!("{}: {error}", link.name),
+                Err(error) => log::warn!("{}: {error}", link.name),
+            }
+        }
+    }
+
+    /// Attaches to the interfaces that are there, or to the first of them if they are many.
+    ///
+    /// # Errors
+    ///
+    /// There are some, and none of them can be attached to.
+    pub(super) fn begin(&mut self) -> Result<(), KernelError> {
         let deadline = Instant::now() + START;
-        while (attacher.interfaces.is_empty() || Instant::now() < deadline) && attacher.proceed() {}
-        if attacher.interfaces.is_empty() {
-            if let Some((index, reason)) = attacher.refused.first_key_value() {
-                let name = attacher.status.names.name(*index);
+        while (self.interfaces.is_empty() || Instant::now() < deadline) && self.proceed() {}
+        if self.interfaces.is_empty() {
+            if let Some((index, reason)) = self.refused.first_key_value() {
+                let name = self.status.names.name(*index);
                 return Err(KernelError::Attach {
                     interface: name.as_deref().unwrap_or("an interface").to_owned(),
                     reason: reason.clone(),
@@ -189,7 +225,7 @@ impl Attacher {
             }
             log::warn!("no interface that is up matches --interface; waiting for one");
         }
-        Ok(attacher)
+        Ok(())
     }
 
     /// How programs are attached.
@@ -389,7 +425,6 @@ impl Attacher {
                 link.hardware
             ));
         };
-        program::verify(&mut self.ebpf, framing).map_err(|error| error.to_string())?;
         if !is_still(link) {
             return Err("it was renamed".to_owned());
         }
@@ -417,16 +452,11 @@ impl Attacher {
         framing: Framing,
         attached: &mut Attached,
     ) -> Result<(), String> {
-        let survey = Survey::take(&mut self.netlink, link.index)
-            .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
-        if survey.removed > 0 {
-            log::info!("{}: removed filters of an agent that was killed", link.name);
-        }
-        if self.method == Method::Clsact {
-            attached.qdisc_is_ours |= survey.qdisc_is_ours;
-        } else if survey.qdisc_is_ours && survey.is_empty() {
-            remove_qdisc(&mut self.netlink, link.index, &link.name);
-        }
+        let survey = match self.method {
+            Method::Tcx => Survey::default(),
+            Method::Clsact => survey(&mut self.netlink, link)?,
+        };
+        attached.qdisc_is_ours |= survey.qdisc_is_ours;
         let names = globals::PROGRAMS[framing as usize];
         for (side, name) in Side::BOTH.into_iter().zip(names) {
             let options = match &self.claim {
@@ -488,6 +518,16 @@ impl Drop for Attacher {
         }
         self.publish();
     }
+}
+
+/// Looks at the filters of an interface, and removes those of an agent that was killed.
+fn survey(netlink: &mut Connection, link: &Link) -> Result<Survey, String> {
+    let survey = Survey::take(netlink, link.index)
+        .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
+    if survey.removed > 0 {
+        log::info!("{}: removed filters of an agent that was killed", link.name);
+    }
+    Ok(survey)
 }
 
 /// Detaches, and removes the qdisc if it is ours and nobody else uses it.

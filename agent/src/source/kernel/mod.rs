@@ -11,6 +11,7 @@ mod clsact;
 pub mod counters;
 pub mod interfaces;
 pub mod netlink;
+pub mod privileges;
 pub mod program;
 pub mod reader;
 pub mod requirements;
@@ -21,13 +22,13 @@ use std::io;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
+use self::requirements::Refusal;
 pub use self::{
     attach::{Attacher, Method},
     counters::Counters,
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
 };
-use self::{interfaces::Framing, requirements::Refusal};
 use crate::config::CaptureConfig;
 
 /// When records wake the reader.
@@ -135,6 +136,9 @@ impl From<Refusal> for KernelError {
 /// Loads the program and attaches it to the interfaces that are wanted and there. Further ones are
 /// attached once [`Attacher::watch`] runs.
 ///
+/// In between the calling thread gives up the capabilities that nobody needs any more, and so has none for
+/// another call.
+///
 /// # Errors
 ///
 /// [`KernelError`]. One interface that cannot be attached to is none, unless there is no other.
@@ -155,7 +159,10 @@ pub fn open(
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
-    let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    let mut attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    // Before anything is attached: what works now works for the interfaces that appear later.
+    privileges::renounce(&privileges::needed_later(method));
+    attacher.begin()?;
     Ok((
         attacher,
         Reader::new(ring, flows, verdicts, cursors, pairs, slots),
@@ -170,8 +177,7 @@ pub fn open(
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
 pub fn trial(config: &CaptureConfig) -> Result<Option<bool>, KernelError> {
     let method = attach::choose(config.attach)?;
-    let mut loaded = program::load(config, Wake::Batch, method)?;
-    program::verify(&mut loaded.ebpf, Framing::Ip)?;
+    let loaded = program::load(config, Wake::Batch, method)?;
     Ok(program::is_compiled(&loaded.ebpf))
 }
 
