@@ -83,6 +83,7 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
         ("haproxy", "haproxy"),
         ("chromium", "chromium"),
         ("node", "nodejs"),
+        ("runc", "runc"),
     ] {
         // That it starts is enough: `ip` and `tc` do not know this flag.
         if Command::new(command).arg("--version").output().is_err() {

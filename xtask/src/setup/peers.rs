@@ -11,7 +11,7 @@ use super::say;
 use crate::{process, workspace};
 
 /// Namespaces, NAT, the kernel's own view of programs, captures, an independent dissector,
-/// `promtool` and a Prometheus that scrapes, proxies in between, a browser, and what makes the Python
+/// `promtool` and a Prometheus that scrapes, proxies in between, a browser, containers, and what makes the Python
 /// peers.
 pub const PACKAGES: &[&str] = &[
     "iproute2",
@@ -23,6 +23,7 @@ pub const PACKAGES: &[&str] = &[
     "nginx",
     "haproxy",
     "chromium",
+    "runc",
     "python3-venv",
 ];
 
