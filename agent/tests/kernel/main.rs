@@ -24,6 +24,7 @@ mod lifecycle;
 mod midstream;
 mod other_traffic;
 mod peers;
+mod privileges;
 mod prometheus;
 mod proxies;
 mod scale;
