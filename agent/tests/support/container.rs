@@ -24,8 +24,8 @@ pub struct Context {
     pub security: Value,
     /// Whether the seccomp profile allows bpf() to `CAP_BPF`, as that of older runtimes does not.
     pub profile_knows_bpf: bool,
-    /// Whether there is /sys.
-    pub has_sys: bool,
+    /// Whether all of /sys is there, as runtimes have it, or only how many processors there are.
+    pub whole_sys: bool,
 }
 
 impl Context {
@@ -38,7 +38,7 @@ impl Context {
         Self {
             security: shipped["securityContext"].clone(),
             profile_knows_bpf: true,
-            has_sys: true,
+            whole_sys: true,
         }
     }
 
@@ -86,12 +86,14 @@ impl Context {
             json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
                    "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
         ];
-        if self.has_sys {
-            mounts.push(
-                json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-                               "options": ["nosuid", "noexec", "nodev", "ro"]}),
-            );
-        }
+        mounts.push(if self.whole_sys {
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                   "options": ["nosuid", "noexec", "nodev", "ro"]})
+        } else {
+            let processors = "/sys/devices/system/cpu";
+            json!({"destination": processors, "type": "bind", "source": processors,
+                   "options": ["bind", "nosuid", "noexec", "nodev", "ro"]})
+        });
         let args: Vec<_> = ["/usr/bin/wstap"].iter().chain(args).collect();
         json!({
             "ociVersion": "1.0.2",
