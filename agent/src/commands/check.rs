@@ -229,7 +229,10 @@ fn memlock(privileges: &Privileges) -> Finding {
         Ok((_, limit)) => {
             let detail = format!("{limit} bytes, and before Linux 5.11 maps count against it");
             finding(WHAT, State::Degraded, detail)
-                .remedy("`ulimit -l unlimited`, `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE")
+                .remedy(
+                    "`ulimit -l unlimited`, `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE, which in Kubernetes \
+                     is `capabilities: {add: [SYS_RESOURCE]}`",
+                )
         }
         Err(error) => finding(WHAT, State::Unknown, error.to_string()),
     }

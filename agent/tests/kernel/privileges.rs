@@ -269,6 +269,12 @@ fn a_capability_less_is_named() {
 fn a_seccomp_profile_that_refuses_is_told_from_a_capability() {
     let Some(_turn) = turn() else { return };
     let mut older = Context::shipped();
+    older.clone3 = libc::EPERM;
+    let line = refusal(&older);
+    assert!(
+        line.contains("starting a thread") && line.contains("seccomp"),
+        "{line}"
+    );
     older.profile_knows_bpf = false;
     let line = refusal(&older);
     assert!(line.contains("capabilities are there"), "{line}");

@@ -24,6 +24,9 @@ pub struct Context {
     pub security: Value,
     /// Whether the seccomp profile allows bpf() to `CAP_BPF`, as that of older runtimes does not.
     pub profile_knows_bpf: bool,
+    /// What clone3() is refused with: `ENOSYS`, upon which the C library goes without it, or by older
+    /// runtimes `EPERM`, which leaves a process without threads.
+    pub clone3: i32,
     /// Whether all of /sys is there, as runtimes have it, or only how many processors there are.
     pub whole_sys: bool,
 }
@@ -38,6 +41,7 @@ impl Context {
         Self {
             security: shipped["securityContext"].clone(),
             profile_knows_bpf: true,
+            clone3: libc::ENOSYS,
             whole_sys: true,
         }
     }
@@ -156,7 +160,7 @@ impl Context {
                     {"index": 0, "value": namespaces, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"},
                 ])),
                 // Its flags are in memory, where a filter cannot look.
-                {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::ENOSYS},
+                {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": self.clone3},
                 allowed(&["personality"], json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}])),
                 allowed(&["socket"], json!([
                     {"index": 0, "value": libc::AF_VSOCK, "op": "SCMP_CMP_NE"},

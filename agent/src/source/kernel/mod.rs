@@ -204,7 +204,8 @@ fn map_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => {
             "before Linux 5.11 maps count against the memlock limit: raise it (`ulimit -l unlimited`, \
-             `LimitMEMLOCK=infinity`) or grant CAP_SYS_RESOURCE"
+             `LimitMEMLOCK=infinity`) or grant CAP_SYS_RESOURCE (in Kubernetes `capabilities: {add: \
+             [SYS_RESOURCE]}`)"
         }
         Some(libc::ENOMEM) => {
             "lower --max-connections, --max-candidates or --ring-buffer, or raise the memory limit"
