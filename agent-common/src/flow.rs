@@ -146,6 +146,8 @@ pub struct Vantage {
     pub scope: u32,
 }
 
+const _: () = assert!(size_of::<Vantage>() == 8);
+
 /// The first [`Vantage::interface`]. No index of an interface is as high, and the last one fits into
 /// [`hook`].
 pub const FIRST_VANTAGE: u32 = 1 << 30;

@@ -95,11 +95,9 @@ pub const VANTAGE_MAP: &str = "VANTAGE";
 /// Program array of four elements, [`INNER_PROGRAMS`] in their order.
 pub const INNER_MAP: &str = "INNER";
 
-/// Of the object that is loaded for an interface in another network namespace, `u32`:
-/// [`crate::flow::Vantage::interface`].
-pub const INTERFACE: &str = "INTERFACE";
-/// Of the same object, `u32`: [`crate::flow::Vantage::scope`].
-pub const SCOPE: &str = "SCOPE";
+/// Of the object that is loaded for an interface in another network namespace: array of one
+/// [`crate::flow::Vantage`], that interface.
+pub const HERE_MAP: &str = "HERE";
 
 /// The programs that those of an interface in another network namespace go on with, as [`PROGRAMS`].
 pub const INNER_PROGRAMS: [[&str; 2]; 2] = [

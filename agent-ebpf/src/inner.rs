@@ -1,20 +1,23 @@
 //! The programs of one interface in another network namespace than the agent's.
 //!
 //! A program is not told in which namespace it runs, and indexes of interfaces mean something only
-//! inside one. So each interface there has programs of its own, in which the answer is a constant.
-//! They are as small as can be: they note it, and go on with what all of them share.
+//! inside one. So each interface there has programs of its own, and a map of its own that says what it is
+//! to all others. They are as small as can be: they note it, and go on with what all of them share.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
 
 use aya_ebpf::{
-    Global,
     bindings::TC_ACT_UNSPEC,
-    btf_maps::{PerCpuArray, ProgramArray},
+    btf_maps::{Array, PerCpuArray, ProgramArray},
     macros::{btf_map, classifier},
     programs::TcContext,
 };
 use wstap_common::{flow::Vantage, globals::inner};
+
+/// This interface; the agent puts it here.
+#[btf_map]
+static HERE: Array<Vantage, 1> = Array::new();
 
 /// That of the object which this one goes on with.
 #[btf_map]
@@ -23,12 +26,6 @@ static VANTAGE: PerCpuArray<Vantage, 1> = PerCpuArray::new();
 /// What to go on with; the agent puts it here.
 #[btf_map]
 static INNER: ProgramArray<4> = ProgramArray::new();
-
-#[unsafe(no_mangle)]
-static INTERFACE: Global<u32> = Global::new(0);
-
-#[unsafe(no_mangle)]
-static SCOPE: Global<u32> = Global::new(0);
 
 /// Ethernet framing, ingress.
 #[classifier]
@@ -56,11 +53,9 @@ fn wstap_ip_out(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn go_on(ctx: &TcContext, with: u32) -> i32 {
-    if let Some(vantage) = VANTAGE.get_ptr_mut(0) {
+    if let (Some(vantage), Some(here)) = (VANTAGE.get_ptr_mut(0), HERE.get(0)) {
         // SAFETY: this CPU's own slot, used by nobody else while this program and what follows run.
-        let vantage = unsafe { &mut *vantage };
-        vantage.interface = INTERFACE.load();
-        vantage.scope = SCOPE.load();
+        unsafe { *vantage = *here };
         // SAFETY: context and map are those of this program.
         unsafe { INNER.tail_call(ctx, with) };
     }

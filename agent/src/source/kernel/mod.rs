@@ -9,7 +9,9 @@ pub mod attach;
 pub mod clock;
 mod clsact;
 pub mod counters;
+mod inner;
 pub mod interfaces;
+mod namespaces;
 pub mod netlink;
 pub mod program;
 pub mod reader;
@@ -27,7 +29,7 @@ pub use self::{
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
 };
-use self::{interfaces::Framing, requirements::Refusal};
+use self::{inner::Inner, interfaces::Framing, requirements::Refusal};
 use crate::config::CaptureConfig;
 
 /// When records wake the reader.
@@ -116,6 +118,15 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Other network namespaces are to be entered, and capabilities for it are missing.
+    #[error("following other network namespaces (--netns): {0}")]
+    Namespaces(Refusal),
+    /// There is no place for what the programs of other network namespaces share.
+    #[error(
+        "following other network namespaces (--netns): mounting a bpf file system that nobody else sees: \
+         {0}; a security module (AppArmor, SELinux) or a seccomp profile may forbid it, see the kernel's log"
+    )]
+    Pins(io::Error),
     /// Interfaces could not be listed or watched.
     #[error("{doing}: {cause}")]
     Netlink {
@@ -143,6 +154,7 @@ pub fn open(
     wake: Wake,
 ) -> Result<(Attacher, Reader, Counters), KernelError> {
     let method = attach::choose(config.attach)?;
+    requirements::may_enter(&config.namespaces)?;
     let program::Loaded {
         ebpf,
         ring,
@@ -155,7 +167,7 @@ pub fn open(
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
-    let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    let attacher = Attacher::new(ebpf, method, heartbeat, log, config)?;
     Ok((
         attacher,
         Reader::new(ring, flows, verdicts, cursors, pairs, slots),
@@ -170,8 +182,12 @@ pub fn open(
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
 pub fn trial(config: &CaptureConfig) -> Result<Option<bool>, KernelError> {
     let method = attach::choose(config.attach)?;
+    requirements::may_enter(&config.namespaces)?;
     let mut loaded = program::load(config, Wake::Batch, method)?;
     program::verify(&mut loaded.ebpf, Framing::Ip)?;
+    if !config.namespaces.wanted.is_empty() {
+        Inner::new(&mut loaded.ebpf)?;
+    }
     Ok(program::is_compiled(&loaded.ebpf))
 }
 
