@@ -219,6 +219,104 @@ fn inside_and_outside_are_one_connection() {
     }
 }
 
+/// A proxy inside a pod, as a mesh has it: HAProxy, that passes on from `front` to `back`.
+#[track_caller]
+fn sidecar(ns: &Netns, folder: &Path, front: &str, back: &str) -> Process {
+    let config = format!(
+        "global\nnbthread 1\ndefaults\nmode tcp\ntimeout connect 5s\ntimeout client 60s\n\
+         timeout server 60s\nlisten hop\nbind {front}\nserver upstream {back}\n"
+    );
+    let path = folder.join(ns.name());
+    fs::write(&path, config).expect("a file");
+    let mut command = ns.command("haproxy");
+    command.args(["-db", "-f"]).arg(&path);
+    let mut process = Process::spawn(command);
+    let listening = front.split(' ').next().expect("an address");
+    eventually("the sidecar listens", Duration::from_secs(10), || {
+        process.must_live();
+        let sockets = ns.run("ss", &["-Hltn"]);
+        sockets.contains(listening).then_some(()).ok_or(sockets)
+    });
+    process
+}
+
+#[test]
+fn behind_sidecars_with_tls_between_them() {
+    let Some(_turn) = turn() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let pem = folder.join("pem");
+    let pem = pem.to_str().expect("a path in UTF-8");
+    run(Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=pod",
+            "-keyout",
+            pem,
+            "-out",
+        ])
+        .arg(folder.join("certificate")));
+    let certificate = fs::read_to_string(folder.join("certificate")).expect("a certificate");
+    let key = fs::read_to_string(pem).expect("a key");
+    fs::write(pem, certificate + &key).expect("a file");
+
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "eth0", &["10.77.1.2/24"]),
+        (&host, "hc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "eth0", &["10.77.2.2/24"]),
+        (&host, "hs", &["10.77.2.1/24"]),
+    );
+    client.ip("route add default via 10.77.1.1");
+    server.ip("route add default via 10.77.2.1");
+    let to = "127.0.0.1:8080";
+    let secured = "10.77.2.2:15006";
+    // Both hops over a loopback have the same address and port.
+    let _outbound = sidecar(&client, folder, to, &format!("{secured} ssl verify none"));
+    let _inbound = sidecar(&server, folder, &format!("{secured} ssl crt {pem}"), to);
+
+    let outside = Agent::run(&host, "");
+    let flags = format!("--netns {},{}", client.name(), server.name());
+    let inside = Agent::run(&host, &flags);
+    must_follow(&inside, 2);
+    inside.must_be_attached(7);
+    let hop = Load::whole(&client, &server, at(to), at(to), Script::default(), 40);
+    // Two hops, each read where it is plain.
+    let both = hop.clone() + &hop;
+    inside.must_count(&both);
+    outside.must_count(&Tally::default());
+    for agent in [&outside, &inside] {
+        let metrics = agent.metrics();
+        let tls = metrics.sum("wstap_unreadable_connections_total", &[("reason", "tls")]);
+        assert!(tls >= 3, "{tls} TLS connections");
+    }
+    let tls = |agent: &Agent<'_>| {
+        agent
+            .metrics()
+            .sum("wstap_unreadable_connections_total", &[])
+    };
+    assert_eq!(
+        tls(&inside),
+        tls(&outside),
+        "seen on more devices, counted once"
+    );
+}
+
 #[test]
 fn namespaces_by_process_path_and_name() {
     let Some(_turn) = turn() else { return };

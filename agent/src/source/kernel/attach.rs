@@ -589,8 +589,10 @@ impl Attacher {
     fn attach(&mut self, link: &Link) {
         match self.try_attach(link) {
             Ok(attached) => {
-                let place = self.place();
-                log::debug!("attached to {} in {place} network namespace", link.name);
+                match &self.place {
+                    None => log::debug!("attached to {}", link.name),
+                    Some(place) => log::debug!("attached to {} in {}", link.name, place.label),
+                }
                 self.refused.remove(&link.index);
                 self.interfaces.insert(link.index, attached);
             }

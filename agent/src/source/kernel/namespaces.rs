@@ -265,7 +265,7 @@ impl Namespaces {
     fn of_processes(&mut self, all: &mut BTreeMap<Id, Found>) {
         let mut denied = None;
         let processes = fs::read_dir(&self.selection.procfs)
-            .inspect_err(|error| denied = Some(error.kind()))
+            .inspect_err(|error| denied = Some(error.to_string()))
             .into_iter();
         for process in processes.flatten().filter_map(Result::ok) {
             let name = process.file_name();
@@ -283,7 +283,7 @@ impl Namespaces {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    denied = Some(error.kind());
+                    denied = Some(error.to_string());
                 }
                 // It has ended.
                 Err(_) => {}
@@ -295,8 +295,8 @@ impl Namespaces {
             self.blind = true;
             self.status.count_namespace_failed();
             log::warn!(
-                "--netns pods: not all processes in {} can be looked at ({error}): it takes \
-                 CAP_SYS_PTRACE, and a security module (AppArmor, SELinux) may forbid it all the same",
+                "--netns pods: not all processes in {} can be looked at ({error}); it must be a procfs, \
+                 and a security module (AppArmor, SELinux) may forbid it in spite of CAP_SYS_PTRACE",
                 self.selection.procfs.display()
             );
         }
