@@ -533,7 +533,7 @@ mod tests {
         let is_of_namespace = |address: &str| {
             let octets = mapped(address.parse().unwrap());
             let (words, _) = octets.as_chunks::<4>();
-            super::is_of_namespace([0, 1, 2, 3].map(|i| u32::from_ne_bytes(words[i])))
+            is_of_namespace([0, 1, 2, 3].map(|i| u32::from_ne_bytes(words[i])))
         };
         for address in [
             "127.0.0.1",

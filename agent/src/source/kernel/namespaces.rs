@@ -45,6 +45,9 @@ pub(super) struct Namespaces {
     interfaces: InterfaceSelection,
     inner: Arc<Mutex<Inner>>,
     followed: BTreeMap<Id, Followed>,
+    /// Those that are to be left, one at a time: to detach takes the kernel some milliseconds, while the
+    /// heart has to beat.
+    leaving: Vec<Followed>,
     /// Those that could not be entered, or are too many: said and counted once.
     refused: BTreeSet<Id>,
     /// Whether it was said that processes cannot be looked at.
@@ -100,6 +103,7 @@ impl Namespaces {
             interfaces,
             inner: Arc::new(Mutex::new(inner)),
             followed: BTreeMap::new(),
+            leaving: Vec::new(),
             refused: BTreeSet::new(),
             blind: false,
             own: own.ino(),
@@ -126,8 +130,11 @@ impl Namespaces {
         self.followed.len()
     }
 
-    /// Whether interfaces are yet to be looked at.
+    /// Whether there is something to [`Self::proceed`] with.
     pub fn has_pending(&self) -> bool {
+        if !self.leaving.is_empty() {
+            return true;
+        }
         let mut attachers = self.followed.values().filter_map(|f| f.attacher.as_ref());
         attachers.any(Attacher::has_pending)
     }
@@ -152,13 +159,18 @@ impl Namespaces {
             }
         }
         for id in broken {
-            self.followed.remove(&id);
+            self.leaving.extend(self.followed.remove(&id));
         }
         self.publish();
     }
 
-    /// Looks at the pending interfaces of one of them; whether there were any.
+    /// Leaves one that is gone, or looks at the pending interfaces of one of them; whether there was
+    /// one.
     pub fn proceed(&mut self) -> bool {
+        if let Some(gone) = self.leaving.pop() {
+            drop(gone);
+            return true;
+        }
         for followed in self.followed.values_mut() {
             let Some(attacher) = followed.attacher.as_mut().filter(|a| a.has_pending()) else {
                 continue;
@@ -173,7 +185,7 @@ impl Namespaces {
         false
     }
 
-    /// Looks which there are: leaves those that are gone, and enters those that are new.
+    /// Looks which there are: enters those that are new, and has those left that are gone.
     pub fn scan(&mut self) {
         self.next_scan = Instant::now() + SCAN;
         let found = self.find();
@@ -182,10 +194,11 @@ impl Namespaces {
             .copied()
             .collect();
         for id in gone {
-            if let Some(followed) = self.followed.remove(&id)
-                && let Some(attacher) = &followed.attacher
-            {
-                log::info!("network namespace {} is gone", attacher.place());
+            if let Some(followed) = self.followed.remove(&id) {
+                if let Some(attacher) = &followed.attacher {
+                    log::info!("network namespace {} is gone", attacher.place());
+                }
+                self.leaving.push(followed);
             }
         }
         self.refused.retain(|id| found.contains_key(id));
