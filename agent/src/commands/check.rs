@@ -22,7 +22,7 @@ use crate::{
     source::kernel::{
         netlink::Connection,
         program,
-        requirements::{self, CAPABILITIES, CGROUP_ACCOUNTING, OLDEST, Privileges},
+        requirements::{self, CAPABILITIES, CGROUP_ACCOUNTING, OLDEST, Privileges, for_namespaces},
         trial,
     },
 };
@@ -128,7 +128,10 @@ pub fn execute(config: CheckConfig) -> anyhow::Result<ExitCode> {
 fn findings() -> Vec<Finding> {
     let privileges = Privileges::current().unwrap_or_default();
     let mut findings = vec![built(), kernel(), btf()];
-    for capability in CAPABILITIES {
+    let config = run_config();
+    let selection = config.as_ref().map(|config| &config.capture.namespaces);
+    let needed = CAPABILITIES.into_iter();
+    for capability in needed.chain(selection.map(for_namespaces).unwrap_or_default()) {
         findings.push(if privileges.has(capability) {
             finding(capability.name, State::Yes, capability.purpose)
         } else {
@@ -144,7 +147,7 @@ fn findings() -> Vec<Finding> {
     });
     findings.push(memlock(&privileges));
     if usable.is_ok() {
-        let (program, compiled) = load();
+        let (program, compiled) = load(config);
         findings.extend([ring_buffer(), classifier(), hooks(), program, jit(compiled)]);
     } else {
         let unknown = |what| finding(what, State::Unknown, "bpf() cannot be asked");
@@ -303,18 +306,21 @@ fn has_clsact() -> Option<bool> {
     known.then_some(false)
 }
 
-/// Does what `run` would do, given its variables in the environment, short of attaching. And whether
-/// the program is compiled, where it has loaded.
-fn load() -> (Finding, Option<bool>) {
-    const WHAT: &str = "program";
+/// What `run` would do, given its variables in the environment.
+fn run_config() -> Result<RunConfig, String> {
     let args = ["wstap", "run"].map(OsString::from);
-    let config = match Cli::from_args(args.clone()) {
+    match Cli::from_args(args.clone()) {
         Ok(Cli {
             command: Command::Run(args),
         }) => RunConfig::try_from(*args).map_err(|error| error.to_string()),
         Ok(_) => Err("the command line is not the one of `run`".to_owned()),
         Err(error) => Err(usage::line(&error, &args).unwrap_or_default()),
-    };
+    }
+}
+
+/// Does it, short of attaching. And whether the program is compiled, where it has loaded.
+fn load(config: Result<RunConfig, String>) -> (Finding, Option<bool>) {
+    const WHAT: &str = "program";
     match config.map(|config| trial(&config.capture)) {
         Ok(Ok(compiled)) => {
             let found = "loads, and the verifier accepts it";

@@ -28,7 +28,7 @@ use crate::{
     },
     sink::{
         Sink,
-        metrics::{AgentStatus, KernelCounts, ReaderCounts},
+        metrics::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts},
         unit::Counted,
     },
     source::kernel::{
@@ -365,6 +365,11 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 cut: self.reader.cut(),
             },
             interfaces_attached: self.attach.attached(),
+            namespaces: NamespaceCounts {
+                followed: self.attach.namespaces(),
+                failed: self.attach.namespaces_failed(),
+                turned_away: self.attach.namespaces_turned_away(),
+            },
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::TraceConfig,
-    sink::{metrics::AgentStatus, printer::Printer, unit::Counted},
+    sink::{InterfaceName, metrics::AgentStatus, printer::Printer, unit::Counted},
     source::kernel::{Wake, privileges},
 };
 
@@ -43,7 +43,13 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     let printer = Printer::new(
         &config.output,
         config.selection,
-        Box::new(move |index| Some(names.name(index)?.to_string())),
+        Box::new(move |index| {
+            let on = names.name(index)?;
+            Some(InterfaceName {
+                name: on.name.to_string(),
+                netns: on.netns.map(|netns| netns.to_string()),
+            })
+        }),
         Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
     let mut session = source.start(&config.observer, printer, |_| ())?;

@@ -22,6 +22,7 @@ mod handshakes;
 mod interfaces;
 mod lifecycle;
 mod midstream;
+mod namespaces;
 mod other_traffic;
 mod peers;
 mod privileges;

@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use nix::{sys::signal::Signal, unistd::Pid};
-use wstap::source::kernel::{
-    Method,
-    privileges::{needed_later, needed_to_read},
-    requirements::{CAPABILITIES, Capability},
+use wstap::{
+    config::{self, NamespaceSelection},
+    source::kernel::{
+        Method,
+        privileges::{needed_later, needed_to_read},
+        requirements::{CAPABILITIES, Capability},
+    },
 };
 
 use super::{
@@ -54,7 +57,10 @@ fn must_have_given_up(pid: Pid, attach: &str, bounding: Option<u64>) {
         "tcx" => Method::Tcx,
         _ => Method::Clsact,
     };
-    let (later, read) = (mask(&needed_later(method)), mask(&needed_to_read()));
+    let (later, read) = (
+        mask(&needed_later(method, &NamespaceSelection::default())),
+        mask(&needed_to_read()),
+    );
     let mut seen = BTreeMap::<String, usize>::new();
     for (name, status) in threads(pid) {
         let allowed = match name.as_str() {
@@ -153,11 +159,37 @@ fn nothing_is_kept_but_what_attaching_takes() {
 }
 
 #[test]
+fn other_namespaces_take_what_they_need_and_no_more() {
+    let Some(_turn) = turn() else { return };
+    let (ns, pod) = (Netns::new("node"), Netns::new("pod"));
+    let flags = format!("--attach tcx --netns {}", pod.name());
+    let agent = Agent::run(&ns, &flags);
+    agent.must_be_attached(2);
+    let wanted = NamespaceSelection {
+        wanted: vec![config::Netns::Name(pod.name().to_owned())],
+        ..NamespaceSelection::default()
+    };
+    let needed = mask(&needed_later(Method::Tcx, &wanted));
+    for (name, status) in threads(agent.process.pid()) {
+        let left = u64::from_str_radix(field(&status, "CapPrm"), 16).expect("a set");
+        let allowed = match name.as_str() {
+            "tokio-rt-worker" => 0,
+            "reader" => mask(&needed_to_read()),
+            _ => needed,
+        };
+        assert_eq!(left, allowed, "{name}: {left:x}");
+    }
+}
+
+#[test]
 fn trace_gives_up_the_same() {
     let Some(_turn) = turn() else { return };
     let ns = Netns::new("trace");
     let trace = agent::trace(&ns, "lo", &["--attach", "tcx"]);
-    let kept = format!("{:016x}", mask(&needed_later(Method::Tcx)));
+    let kept = format!(
+        "{:016x}",
+        mask(&needed_later(Method::Tcx, &NamespaceSelection::default()))
+    );
     eventually("it has given them up", Duration::from_secs(5), || {
         let threads = threads(trace.pid());
         let mut too_many = threads

@@ -81,6 +81,7 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
         ("promtool", "prometheus"),
         ("nginx", "nginx"),
         ("haproxy", "haproxy"),
+        ("openssl", "openssl"),
         ("chromium", "chromium"),
         ("node", "nodejs"),
         ("runc", "runc"),

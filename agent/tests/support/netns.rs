@@ -50,6 +50,11 @@ impl Netns {
         format!("/run/netns/{}", self.name)
     }
 
+    /// Its name under `/run/netns`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A command that will run inside.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");

@@ -9,7 +9,9 @@ pub mod attach;
 pub mod clock;
 mod clsact;
 pub mod counters;
+mod inner;
 pub mod interfaces;
+mod namespaces;
 pub mod netlink;
 pub mod privileges;
 pub mod program;
@@ -22,13 +24,13 @@ use std::io;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use self::requirements::Refusal;
 pub use self::{
     attach::{Attacher, Method},
     counters::Counters,
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
 };
+use self::{inner::Inner, requirements::Refusal};
 use crate::config::CaptureConfig;
 
 /// When records wake the reader.
@@ -117,6 +119,15 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Other network namespaces are to be entered, and capabilities for it are missing.
+    #[error("following other network namespaces (--netns): {0}")]
+    Namespaces(Refusal),
+    /// There is no place for what the programs of other network namespaces share.
+    #[error(
+        "following other network namespaces (--netns): mounting a bpf file system that nobody else sees: \
+         {0}; a security module (AppArmor, SELinux) or a seccomp profile may forbid it, see the kernel's log"
+    )]
+    Pins(io::Error),
     /// Interfaces could not be listed or watched.
     #[error("{doing}: {cause}")]
     Netlink {
@@ -147,6 +158,7 @@ pub fn open(
     wake: Wake,
 ) -> Result<(Attacher, Reader, Counters), KernelError> {
     let method = attach::choose(config.attach)?;
+    requirements::may_enter(&config.namespaces)?;
     let program::Loaded {
         ebpf,
         ring,
@@ -159,9 +171,9 @@ pub fn open(
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
-    let mut attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    let mut attacher = Attacher::new(ebpf, method, heartbeat, log, config)?;
     // Before anything is attached: what works now works for the interfaces that appear later.
-    privileges::renounce(&privileges::needed_later(method));
+    privileges::renounce(&privileges::needed_later(method, &config.namespaces));
     attacher.begin()?;
     Ok((
         attacher,
@@ -177,7 +189,11 @@ pub fn open(
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
 pub fn trial(config: &CaptureConfig) -> Result<Option<bool>, KernelError> {
     let method = attach::choose(config.attach)?;
-    let loaded = program::load(config, Wake::Batch, method)?;
+    requirements::may_enter(&config.namespaces)?;
+    let mut loaded = program::load(config, Wake::Batch, method)?;
+    if !config.namespaces.wanted.is_empty() {
+        Inner::new(&mut loaded.ebpf)?;
+    }
     Ok(program::is_compiled(&loaded.ebpf))
 }
 

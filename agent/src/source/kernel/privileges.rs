@@ -10,8 +10,9 @@ use nix::sys::prctl;
 
 use super::{
     attach::Method,
-    requirements::{BPF, Capability, NET_ADMIN, kernel_version},
+    requirements::{BPF, CAPABILITIES, Capability, NET_ADMIN, for_namespaces, kernel_version},
 };
+use crate::config::NamespaceSelection;
 
 /// From here on a process without `CAP_BPF` may read and write the maps that it has open, whatever
 /// `kernel.unprivileged_bpf_disabled` says; before, that setting forbids it every use of bpf().
@@ -33,9 +34,16 @@ pub fn confine() {
 /// and to detach.
 ///
 /// A TCX link takes a program and an interface, and no capability; it goes with its descriptor. A
-/// filter is added and removed over netlink.
+/// filter is added and removed over netlink. Interfaces of other network namespaces have programs of their
+/// own, so that there everything is needed as long as some are followed.
 #[must_use]
-pub fn needed_later(method: Method) -> Vec<Capability> {
+pub fn needed_later(method: Method, namespaces: &NamespaceSelection) -> Vec<Capability> {
+    if !namespaces.wanted.is_empty() {
+        return CAPABILITIES
+            .into_iter()
+            .chain(for_namespaces(namespaces))
+            .collect();
+    }
     let mut needed = needed_to_read();
     if method == Method::Clsact {
         needed.push(NET_ADMIN);

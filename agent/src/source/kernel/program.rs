@@ -210,7 +210,7 @@ fn verify_at_once(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     })
 }
 
-fn verified<'a>(
+pub(super) fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
@@ -218,7 +218,7 @@ fn verified<'a>(
     load_program(name, program)
 }
 
-fn load_program<'a>(
+pub(super) fn load_program<'a>(
     name: &'static str,
     program: &'a mut Program,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
@@ -297,7 +297,7 @@ fn log_level(level: LevelFilter) -> u8 {
     }
 }
 
-fn load_error(error: EbpfError) -> KernelError {
+pub(super) fn load_error(error: EbpfError) -> KernelError {
     match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             let memlock = requirements::kernel_version() < CGROUP_ACCOUNTING;
@@ -314,7 +314,7 @@ fn load_error(error: EbpfError) -> KernelError {
     }
 }
 
-fn program_error(name: &'static str, error: ProgramError) -> KernelError {
+pub(super) fn program_error(name: &'static str, error: ProgramError) -> KernelError {
     match error {
         ProgramError::LoadError {
             io_error,
@@ -356,11 +356,12 @@ fn last_word(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AttachMode, InterfaceSelection};
+    use crate::config::{AttachMode, InterfaceSelection, NamespaceSelection};
 
     fn config() -> CaptureConfig {
         CaptureConfig {
             interfaces: InterfaceSelection::new(&[], &[]).unwrap(),
+            namespaces: NamespaceSelection::default(),
             ports: vec![80..=80, 8000..=8001, 65535..=65535],
             ring_buffer: 1 << 20,
             attach: AttachMode::Auto,

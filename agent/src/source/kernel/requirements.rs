@@ -9,6 +9,9 @@ use aya::{
     util::KernelVersion,
 };
 
+use super::KernelError;
+use crate::config::{NamespaceSelection, Netns};
+
 /// The oldest kernel that is supported.
 pub const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
 /// From here on map memory is charged to the memory cgroup instead of the memlock limit.
@@ -53,6 +56,41 @@ pub const PERFMON: Capability = Capability {
 /// Without these nothing can be loaded and attached.
 pub const CAPABILITIES: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
 
+/// What entering other network namespaces needs besides.
+pub const ENTER: Capability = Capability {
+    name: "CAP_SYS_ADMIN",
+    purpose: "to enter network namespaces (--netns)",
+    bit: SYS_ADMIN,
+    admin: false,
+};
+/// What finding those of processes needs besides.
+pub const FIND: Capability = Capability {
+    name: "CAP_SYS_PTRACE",
+    purpose: "to look at the network namespaces of processes (--netns)",
+    bit: SYS_PTRACE,
+    admin: false,
+};
+
+/// The capabilities that following other network namespaces needs besides, in this order: [`ENTER`], and
+/// [`FIND`] where they are those of processes. None where none is to be followed.
+#[must_use]
+pub fn for_namespaces(selection: &NamespaceSelection) -> Vec<Capability> {
+    let of_process = |netns: &Netns| match netns {
+        Netns::Pods | Netns::Pid(_) => true,
+        Netns::Path(path) => path.starts_with("/proc") || path.starts_with(&selection.procfs),
+        Netns::Name(_) => false,
+    };
+    let mut needed = Vec::new();
+    if !selection.wanted.is_empty() {
+        needed.push(ENTER);
+    }
+    if selection.wanted.iter().any(of_process) {
+        needed.push(FIND);
+    }
+    needed
+}
+
+const SYS_PTRACE: u32 = 19;
 const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
 
@@ -182,8 +220,18 @@ impl Privileges {
     ///
     /// Some are missing.
     pub fn check(&self) -> Result<(), Refusal> {
-        let missing: Vec<_> = CAPABILITIES
-            .into_iter()
+        self.check_all(&CAPABILITIES)
+    }
+
+    /// Checks these capabilities.
+    ///
+    /// # Errors
+    ///
+    /// Some are missing.
+    pub fn check_all(&self, needed: &[Capability]) -> Result<(), Refusal> {
+        let missing: Vec<_> = needed
+            .iter()
+            .copied()
             .filter(|capability| !self.has(*capability))
             .collect();
         if missing.is_empty() {
@@ -294,6 +342,19 @@ pub fn bpf_usable() -> Result<(), Refusal> {
     }
 }
 
+/// Checks that other network namespaces may be entered, where some are to be.
+///
+/// # Errors
+///
+/// Capabilities are missing.
+pub fn may_enter(selection: &NamespaceSelection) -> Result<(), KernelError> {
+    let privileges = Privileges::current().unwrap_or_default();
+    let needed = for_namespaces(selection);
+    privileges
+        .check_all(&needed)
+        .map_err(KernelError::Namespaces)
+}
+
 /// Whether the kernel has ring buffers (Linux 5.8).
 ///
 /// # Errors
@@ -374,7 +435,7 @@ mod tests {
         io::Error::from_raw_os_error(libc::EPERM)
     }
 
-    fn names(refusal: &Refusal) -> &[&'static str] {
+    fn missing_of(refusal: &Refusal) -> &[&'static str] {
         match refusal {
             Refusal::Capabilities { missing, .. } => missing,
             _ => &[],
@@ -385,14 +446,17 @@ mod tests {
     fn missing_capabilities_are_named() {
         assert_eq!(privileges(ALL, 0).check(), Ok(()));
         let refusal = privileges("000000c000000000", 0).check().unwrap_err();
-        assert_eq!(names(&refusal), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing_of(&refusal), ["CAP_NET_ADMIN"]);
         assert_eq!(
             refusal.to_string(),
             "missing capability CAP_NET_ADMIN; run as root, or grant it: `setcap cap_net_admin+ep` on the \
              binary, or `capabilities.add` of the container"
         );
         let refusal = privileges("0000000000000000", 0).check().unwrap_err();
-        assert_eq!(names(&refusal), ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]);
+        assert_eq!(
+            missing_of(&refusal),
+            ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]
+        );
     }
 
     #[test]
@@ -428,6 +492,35 @@ mod tests {
     fn sys_admin_stands_for_bpf_and_perfmon() {
         assert_eq!(privileges("0000000000201000", 0).check(), Ok(()));
         assert!(privileges("0000000000200000", 0).check().is_err());
+    }
+
+    #[test]
+    fn other_namespaces_need_more() {
+        let names = |wanted: &[Netns]| {
+            let selection = NamespaceSelection {
+                wanted: wanted.to_vec(),
+                max: 1,
+                procfs: "/host/proc".into(),
+            };
+            let needed = for_namespaces(&selection);
+            needed.iter().map(|needed| needed.name).collect::<Vec<_>>()
+        };
+        let blue = Netns::Name("blue".to_owned());
+        let (enter, both) = (["CAP_SYS_ADMIN"], ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
+        assert!(names(&[]).is_empty());
+        assert_eq!(names(std::slice::from_ref(&blue)), enter);
+        assert_eq!(names(&[Netns::Path("/run/docker/netns/1".into())]), enter);
+        assert_eq!(names(&[Netns::Path("/host/proc/7/ns/net".into())]), both);
+        assert_eq!(names(&[blue, Netns::Pods]), both);
+        let bare = privileges("000000c000001000", 0);
+        assert!(bare.check().is_ok());
+        let refusal = bare.check_all(&[ENTER, FIND]).unwrap_err();
+        assert_eq!(missing_of(&refusal), both);
+        assert!(
+            privileges("000000c000281000", 0)
+                .check_all(&[ENTER, FIND])
+                .is_ok()
+        );
     }
 
     #[test]
