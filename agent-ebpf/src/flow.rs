@@ -49,6 +49,8 @@ pub struct Passage {
     pub sender: u32,
     /// `wstap_common::flow::hook`.
     pub hook: u32,
+    /// `wstap_common::flow::Vantage::scope`, where the segment is not described yet.
+    pub scope: u32,
     /// Whether packets of this hook begin with an Ethernet header.
     pub is_ethernet: u32,
     /// Whether the segment is described already.

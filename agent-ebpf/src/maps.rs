@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::{COUNTERS as COUNTERS_LEN, Counter},
-    flow::{Cursor, CursorKey, FlowKey, FlowState, Verdict, Walked},
+    flow::{Cursor, CursorKey, FlowKey, FlowState, Vantage, Verdict, Walked},
     globals::{HINTS as HINTS_LEN, PORT_WORDS, SLOTS as SLOTS_LEN},
     record::RecordHeader,
     tally::Tally,
@@ -120,6 +120,10 @@ pub static HEARTBEAT: Array<u64, 1> = Array::new();
 /// The body of all programs, which the agent puts here.
 #[btf_map]
 pub static BODY: ProgramArray<1> = ProgramArray::new();
+
+/// Where the packet at hand is seen, if that is in another network namespace.
+#[btf_map]
+pub static VANTAGE: PerCpuArray<Vantage, 1> = PerCpuArray::new();
 
 /// The segment at hand.
 #[btf_map]

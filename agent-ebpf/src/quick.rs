@@ -128,6 +128,7 @@ fn followed(
     flow: &mut Flow,
 ) -> Option<Counter> {
     let Passage {
+        key,
         headers,
         sender,
         clock,
@@ -168,7 +169,7 @@ fn followed(
         let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
         let now = if EACH_FRAME.load() != 0 {
             let now = precisely(clock);
-            describe(headers, hook, flow, sender, place, now)?;
+            describe(headers, (hook, key.scope), flow, sender, place, now)?;
             now
         } else {
             recently(clock)
@@ -397,11 +398,11 @@ fn copy_text(skb: *mut __sk_buff, entries: *mut u8, from: u32, used: u64, len: u
     }
 }
 
-/// Writes the headers of the segment's record, as the walk does.
+/// Writes the headers of the segment's record, as the walk does; `seen` are its hook and scope.
 #[inline(always)]
 fn describe(
     headers: &Headers,
-    hook: u32,
+    seen: (u32, u32),
     flow: &Flow,
     sender: usize,
     place: Place,
@@ -411,7 +412,7 @@ fn describe(
     let direction = &flow.directions[sender & 1];
     // SAFETY: the buffer has room for both headers.
     let header = unsafe {
-        fill_from(entries.cast(), headers, hook, flow, now, RECORD_WALK);
+        fill_from(entries.cast(), headers, seen, flow, now, RECORD_WALK);
         &mut *entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()
     };
     header.quiet_since = flow.last_seen;

@@ -9,6 +9,7 @@ mod demo;
 mod deploy;
 mod fuzz;
 mod http;
+mod image_root;
 mod interrupt;
 mod kernels;
 mod measure;
@@ -22,6 +23,7 @@ mod test;
 mod walk;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -67,6 +69,15 @@ enum Command {
         /// What wstap is run with; `run` if nothing is given
         #[arg(last = true, conflicts_with = "demo")]
         args: Vec<String>,
+    },
+    /// Set up, build with optimisations, then lay out the root file system of the container image
+    ImageRoot {
+        /// Where: a folder that is new or empty
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// With this binary, and no build
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
     },
     /// Set up, then format, clippy, documentation, build and all tests: what CI runs
     Test {
@@ -136,6 +147,7 @@ fn main() -> ExitCode {
             ..
         } => demo::command(duration, built),
         Command::Run { built, args, .. } => run::command(&args, built),
+        Command::ImageRoot { dir, binary } => image_root::command(&dir, binary.as_deref()),
         Command::Test { no_kernel } => test::command(no_kernel),
         Command::Oracle(args) => oracle::command(&args),
         Command::Deploy(args) => deploy::command(&args),

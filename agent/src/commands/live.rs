@@ -28,12 +28,13 @@ use crate::{
     },
     sink::{
         Sink,
-        metrics::{AgentStatus, KernelCounts, ReaderCounts},
+        metrics::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts},
         unit::Counted,
     },
     source::kernel::{
         self, Attacher, Counters, KernelError, Reader, Wake,
         attach::AttachStatus,
+        privileges,
         reader::{self, Record, Woken},
     },
 };
@@ -123,6 +124,8 @@ impl Source {
         };
         let links = Worker::spawn("links", move |stop| attacher.watch(&stop))?;
         let reader = Worker::spawn("reader", move |stop| {
+            // It is the one that reads what anybody sends.
+            privileges::renounce(&privileges::needed_to_read());
             let result = pump.run(&stop);
             let status = pump.status();
             (result, pump.sink, status)
@@ -374,6 +377,11 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 cut: self.reader.cut(),
             },
             interfaces_attached: self.attach.attached(),
+            namespaces: NamespaceCounts {
+                followed: self.attach.namespaces(),
+                failed: self.attach.namespaces_failed(),
+                turned_away: self.attach.namespaces_turned_away(),
+            },
         }
     }
 }

@@ -48,8 +48,11 @@ impl<W: Write> Json<W> {
             object.display("conn", connection.id);
             object.display("client", connection.client);
             object.display("server", connection.server);
-            if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
-                object.string("interface", &name);
+            if let Some(on) = connection.interface.and_then(&mut self.interfaces) {
+                object.string("interface", &on.name);
+                if let Some(netns) = &on.netns {
+                    object.string("netns", netns);
+                }
             }
             self.common = Some((Arc::clone(connection), bytes));
         }
@@ -412,7 +415,7 @@ mod tests {
             event::{CloseKind, Outcome, Progress, Rule},
             frame::Opcode,
         },
-        sink::{no_interfaces, sample},
+        sink::{InterfaceName, no_interfaces, sample},
     };
 
     fn printed(event: &Event) -> String {
@@ -433,14 +436,19 @@ mod tests {
     #[test]
     fn every_event_has_its_place_in_time_and_on_the_net() {
         let mut out = Vec::new();
-        let names: InterfaceNames = Box::new(|index| (index == 3).then(|| String::from("veth0")));
+        let names: InterfaceNames = Box::new(|index| {
+            (index == 3).then(|| InterfaceName {
+                name: String::from("veth0"),
+                netns: Some(String::from("blue")),
+            })
+        });
         let mut json = Json::new(&mut out, names);
         json.event(&sample::event(sample::gap(true))).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             concat!(
                 r#"{"event":"gap","ts":"2026-03-01T09:05:07.000123456Z","conn":"c7","#,
-                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","#,
+                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","netns":"blue","#,
                 r#""dir":"server_to_client","bytes":1448,"resynced":true}"#,
                 "\n"
             )

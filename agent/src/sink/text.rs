@@ -150,8 +150,9 @@ impl<W: Write> Text<W> {
         if let Some(latency) = handshake.latency {
             let _ = write!(self.line, "  in {}", Time(latency));
         }
-        if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
-            self.value("on", Some(&name));
+        if let Some(on) = connection.interface.and_then(&mut self.interfaces) {
+            self.value("on", Some(&on.name));
+            self.value("in", on.netns.as_deref());
         }
     }
 

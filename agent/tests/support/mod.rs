@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod container;
 pub mod exposition;
 pub mod load;
 pub mod machine;

@@ -11,7 +11,8 @@ use super::say;
 use crate::{process, workspace};
 
 /// Namespaces, NAT, the kernel's own view of programs, captures, an independent dissector,
-/// `promtool` and a Prometheus that scrapes, proxies in between, a browser, and what makes the Python
+/// `promtool` and a Prometheus that scrapes, proxies in between and their certificates, a browser, containers,
+/// and what makes the Python
 /// peers.
 pub const PACKAGES: &[&str] = &[
     "iproute2",
@@ -22,7 +23,9 @@ pub const PACKAGES: &[&str] = &[
     "prometheus",
     "nginx",
     "haproxy",
+    "openssl",
     "chromium",
+    "runc",
     "python3-venv",
 ];
 

@@ -38,6 +38,8 @@ pub struct AgentStatus {
     pub reader: ReaderCounts,
     /// Interfaces to which the program is attached.
     pub interfaces_attached: u64,
+    /// Other network namespaces.
+    pub namespaces: NamespaceCounts,
 }
 
 impl AgentStatus {
@@ -48,6 +50,17 @@ impl AgentStatus {
             .map(move |counter| (counter.label(), kernel.of(counter)))
             .chain([(UNDECODABLE, self.reader.undecodable)])
     }
+}
+
+/// Of the network namespaces that are followed besides the agent's own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NamespaceCounts {
+    /// Followed now.
+    pub followed: u64,
+    /// Could not be entered or looked for, so far.
+    pub failed: u64,
+    /// Were one too many, so far.
+    pub turned_away: u64,
 }
 
 /// What the reader of the ring buffer has counted.
@@ -80,6 +93,7 @@ pub(super) fn expose(
         observer,
         kernel,
         interfaces_attached,
+        namespaces,
         ..
     } = status;
     let counts = kernel.unwrap_or_default();
@@ -89,6 +103,10 @@ pub(super) fn expose(
         .sample("", &[&version, &revision], 1);
     out.family(&names::INTERFACES_ATTACHED)
         .sample("", &[], interfaces_attached);
+    out.family(&names::NETWORK_NAMESPACES)
+        .sample("", &[], namespaces.followed);
+    out.family(&names::NETWORK_NAMESPACES_FAILED)
+        .sample("", &[], namespaces.failed);
     out.family(&names::CONNECTIONS_TRACKED)
         .sample("", &[], observer.tracked);
     out.family(&names::SAMPLES)
@@ -139,7 +157,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 17] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 18] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     [
@@ -155,6 +173,7 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("inflated", observer.inflated),
         ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
+        ("netns", status.namespaces.turned_away),
         ("pings", observer.pings),
         ("search", observer.search),
         ("snap_length", status.reader.cut),

@@ -25,7 +25,7 @@ mod series;
 mod subprotocol;
 mod tally;
 
-pub use agent::{AgentStatus, KernelCounts, ReaderCounts, process_metrics};
+pub use agent::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts, process_metrics};
 pub use code::MAX_CLOSE_CODES;
 pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
 pub use subprotocol::MAX_SUBPROTOCOLS;

@@ -126,6 +126,10 @@ metrics! {
         "Always 1; the labels say which build this is.";
     INTERFACES_ATTACHED: Gauge of Agent, "wstap_interfaces_attached", [],
         "Network interfaces to which the kernel program is attached.";
+    NETWORK_NAMESPACES: Gauge of Agent, "wstap_network_namespaces", [],
+        "Network namespaces that are followed besides the agent's own.";
+    NETWORK_NAMESPACES_FAILED: Counter of Agent, "wstap_network_namespaces_failed_total", [],
+        "Network namespaces that were wanted and could not be entered or looked for.";
     CONNECTIONS_TRACKED: Gauge of Agent, "wstap_connections_tracked", [],
         "TCP connections of any kind that take memory in the agent.";
     SAMPLES: Counter of Agent, "wstap_samples_total", [],

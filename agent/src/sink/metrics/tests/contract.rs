@@ -113,6 +113,8 @@ websocket_connection_opened_timestamp_seconds gauge
 websocket_connection_close_code gauge initiator
 wstap_build_info gauge version revision
 wstap_interfaces_attached gauge
+wstap_network_namespaces gauge
+wstap_network_namespaces_failed_total counter
 wstap_connections_tracked gauge
 wstap_samples_total counter
 wstap_sample_bytes_total counter
