@@ -32,8 +32,7 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake,
-        attach::AttachStatus,
+        self, AttachStatus, Attacher, Counters, KernelError, Reader, Wake,
         reader::{self, Record, Woken},
     },
 };

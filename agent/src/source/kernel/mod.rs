@@ -17,6 +17,7 @@ pub mod program;
 pub mod reader;
 pub mod requirements;
 mod slots;
+mod status;
 pub mod tallies;
 
 use std::io;
@@ -28,6 +29,7 @@ pub use self::{
     counters::Counters,
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
+    status::AttachStatus,
 };
 use self::{inner::Inner, interfaces::Framing, requirements::Refusal};
 use crate::config::CaptureConfig;
