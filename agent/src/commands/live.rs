@@ -32,9 +32,7 @@ use crate::{
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake,
-        attach::AttachStatus,
-        privileges,
+        self, AttachStatus, Attacher, Counters, KernelError, Reader, Wake, privileges,
         reader::{self, Record, Woken},
     },
 };

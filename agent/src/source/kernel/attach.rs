@@ -17,10 +17,7 @@ use std::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixStream,
     },
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -44,12 +41,13 @@ use super::{
     clock::monotonic,
     clsact::{Claim, Survey},
     inner::Inner,
-    interfaces::{Framing, InterfaceNames, LocalAddresses},
+    interfaces::Framing,
     namespaces::Namespaces,
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
     program::in_map,
     requirements,
+    status::{AttachStatus, update},
 };
 use crate::config::{AttachMode, CaptureConfig, InterfaceSelection};
 
@@ -104,75 +102,6 @@ pub(super) fn choose(wish: AttachMode) -> Result<Method, KernelError> {
             }
         }),
     }
-}
-
-/// What others may know of an [`Attacher`] that has been given away.
-#[derive(Clone, Debug, Default)]
-pub struct AttachStatus {
-    /// Names of interfaces.
-    pub names: InterfaceNames,
-    /// Addresses of this machine.
-    pub addresses: LocalAddresses,
-    attached: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
-    namespaces: Arc<AtomicU64>,
-    namespaces_failed: Arc<AtomicU64>,
-    namespaces_turned_away: Arc<AtomicU64>,
-}
-
-impl AttachStatus {
-    /// Interfaces that are attached now.
-    #[must_use]
-    pub fn attached(&self) -> u64 {
-        self.attached.load(Ordering::Relaxed)
-    }
-
-    /// Interfaces that are wanted and could not be attached.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
-
-    /// Network namespaces that are followed now, besides the agent's own.
-    #[must_use]
-    pub fn namespaces(&self) -> u64 {
-        self.namespaces.load(Ordering::Relaxed)
-    }
-
-    /// Network namespaces that could not be entered, and looks at processes that were denied.
-    #[must_use]
-    pub fn namespaces_failed(&self) -> u64 {
-        self.namespaces_failed.load(Ordering::Relaxed)
-    }
-
-    /// Network namespaces that were one too many.
-    #[must_use]
-    pub fn namespaces_turned_away(&self) -> u64 {
-        self.namespaces_turned_away.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_namespaces(&self, n: usize) {
-        self.namespaces.store(count(n), Ordering::Relaxed);
-    }
-
-    pub(super) fn count_namespace_failed(&self) {
-        self.namespaces_failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_namespace_turned_away(&self) {
-        self.namespaces_turned_away.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
-}
-
-/// Moves a sum of several attachers on, from what one of them had in it.
-fn update(sum: &AtomicU64, counted: &mut u64, now: usize) {
-    let now = count(now);
-    sum.fetch_add(now.wrapping_sub(*counted), Ordering::Relaxed);
-    *counted = now;
 }
 
 /// Where an attacher's programs come from.
@@ -368,11 +297,6 @@ impl Attacher {
         self.place.as_ref().map_or(0, |place| place.scope)
     }
 
-    /// Interfaces that are attached in its namespace.
-    pub(super) fn attached_here(&self) -> usize {
-        self.interfaces.len()
-    }
-
     /// Whether interfaces of its namespace are yet to be looked at.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
@@ -414,10 +338,7 @@ impl Attacher {
             text.push_str(&format!(" and {more} more"));
         }
         if let Some(others) = &self.others {
-            let (inside, namespaces) = (others.attached(), others.len());
-            text.push_str(&format!(
-                ", and {inside} interfaces in {namespaces} other network namespaces so far"
-            ));
+            text.push_str(&format!("; other network namespaces: {}", others.len()));
         }
         text
     }
@@ -796,7 +717,7 @@ impl Drop for Attacher {
     }
 }
 
-fn lock(inner: &Mutex<Inner>) -> std::sync::MutexGuard<'_, Inner> {
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

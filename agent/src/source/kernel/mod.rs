@@ -19,6 +19,7 @@ pub mod program;
 pub mod reader;
 pub mod requirements;
 mod slots;
+mod status;
 pub mod tallies;
 
 use std::io;
@@ -30,6 +31,7 @@ pub use self::{
     counters::Counters,
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
+    status::AttachStatus,
 };
 use self::{inner::Inner, requirements::Refusal};
 use crate::config::CaptureConfig;

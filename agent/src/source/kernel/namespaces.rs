@@ -5,7 +5,7 @@
 //! any more, which is looked at every second: by so much a namespace may outlive its pod.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io,
     os::{fd::BorrowedFd, unix::fs::MetadataExt as _},
@@ -23,13 +23,19 @@ use nix::{
 
 use super::{
     KernelError,
-    attach::{AttachStatus, Attacher, Method},
+    attach::{Attacher, Method},
     inner::Inner,
+    status::AttachStatus,
 };
 use crate::config::{InterfaceSelection, NamespaceSelection, Netns};
 
 /// Between two looks at which namespaces there are.
 const SCAN: Duration = Duration::from_secs(1);
+/// Looks at a process before it is taken to stay where it is: what starts a container changes its
+/// namespace first.
+const YOUNG: u32 = 5;
+/// Then it is looked at once in so many times. A look at ten thousand processes takes some 20 ms.
+const SELDOM: u32 = 8;
 /// Where `ip netns` mounts namespaces under their names.
 const NAMES: &str = "/run/netns";
 /// The namespace of the thread that looks.
@@ -50,8 +56,13 @@ pub(super) struct Namespaces {
     leaving: Vec<Followed>,
     /// Those that could not be entered, or are too many: said and counted once.
     refused: BTreeSet<Id>,
+    /// The places in [`NamespaceSelection::wanted`] of which it was said that they are not there.
+    absent: BTreeSet<usize>,
     /// Whether it was said that processes cannot be looked at.
     blind: bool,
+    /// By number; all that there were at the last scan.
+    processes: HashMap<u32, Process>,
+    scans: u32,
     own: Id,
     /// The device of all files of namespaces.
     device: u64,
@@ -65,6 +76,14 @@ struct Followed {
     /// `None` only while this is dropped.
     attacher: Option<Attacher>,
     handle: File,
+}
+
+/// A process, as it was when it was looked at last.
+struct Process {
+    namespace: Id,
+    looks: u32,
+    /// The scan that has found it.
+    scan: u32,
 }
 
 /// A namespace that is there.
@@ -105,7 +124,10 @@ impl Namespaces {
             followed: BTreeMap::new(),
             leaving: Vec::new(),
             refused: BTreeSet::new(),
+            absent: BTreeSet::new(),
             blind: false,
+            processes: HashMap::new(),
+            scans: 0,
             own: own.ino(),
             device: own.dev(),
             scopes: 0,
@@ -117,12 +139,6 @@ impl Namespaces {
     /// When to look again which namespaces there are.
     pub fn next_scan(&self) -> Instant {
         self.next_scan
-    }
-
-    /// Interfaces that are attached, in all of them.
-    pub fn attached(&self) -> usize {
-        let attachers = self.followed.values().filter_map(|f| f.attacher.as_ref());
-        attachers.map(Attacher::attached_here).sum()
     }
 
     /// How many are followed.
@@ -243,33 +259,39 @@ impl Namespaces {
     fn find(&mut self) -> BTreeMap<Id, Found> {
         let mut all = BTreeMap::new();
         let wanted = std::mem::take(&mut self.selection.wanted);
-        for netns in &wanted {
-            match netns {
-                Netns::Name(name) => self.at(Path::new(NAMES).join(name), Some(name), &mut all),
-                Netns::Path(path) => self.at(path.clone(), path.to_str(), &mut all),
-                Netns::Pid(pid) => {
-                    let path = self.selection.procfs.join(pid.to_string()).join("ns/net");
-                    self.at(path, None, &mut all);
+        for (i, netns) in wanted.iter().enumerate() {
+            let (path, label) = match netns {
+                Netns::Name(name) => (Path::new(NAMES).join(name), Some(&**name)),
+                Netns::Path(path) => (path.clone(), path.to_str()),
+                Netns::Pid(pid) => (self.of_process(*pid), None),
+                Netns::Pods => {
+                    self.of_processes(&mut all);
+                    continue;
                 }
-                Netns::Pods => self.of_processes(&mut all),
-            }
+            };
+            let Some(id) = fs::metadata(&path).ok().and_then(|file| self.id(&file)) else {
+                if self.absent.insert(i) {
+                    let path = path.display();
+                    log::warn!("--netns: no network namespace at {path}; waiting for one");
+                }
+                continue;
+            };
+            self.absent.remove(&i);
+            all.entry(id).or_insert_with(|| Found {
+                path,
+                label: label.map_or_else(|| by_number(id), str::to_owned),
+            });
         }
         self.selection.wanted = wanted;
         all.remove(&self.own);
         all
     }
 
-    /// The one at `path`, if there is one: `ip netns` makes an empty file before it mounts.
-    fn at(&self, path: PathBuf, label: Option<&str>, all: &mut BTreeMap<Id, Found>) {
-        let Some(id) = fs::metadata(&path).ok().and_then(|file| self.id(&file)) else {
-            return;
-        };
-        all.entry(id).or_insert_with(|| Found {
-            path,
-            label: label.map_or_else(|| by_number(id), str::to_owned),
-        });
+    fn of_process(&self, pid: u32) -> PathBuf {
+        self.selection.procfs.join(pid.to_string()).join("ns/net")
     }
 
+    /// The number of a namespace. `ip netns` makes an empty file before it mounts one.
     fn id(&self, file: &fs::Metadata) -> Option<Id> {
         (file.dev() == self.device).then(|| file.ino())
     }
@@ -280,28 +302,42 @@ impl Namespaces {
         let processes = fs::read_dir(&self.selection.procfs)
             .inspect_err(|error| denied = Some(error.to_string()))
             .into_iter();
+        self.scans = self.scans.wrapping_add(1);
+        let scan = self.scans;
         for process in processes.flatten().filter_map(Result::ok) {
             let name = process.file_name();
-            if !name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
-            }
-            let path = process.path().join("ns/net");
-            match fs::read_link(&path) {
-                Ok(link) => {
-                    if let Some(id) = link.to_str().and_then(number) {
-                        all.entry(id).or_insert_with(|| Found {
-                            path,
-                            label: by_number(id),
-                        });
+            };
+            let mut known = self.processes.remove(&pid);
+            let is_due = |known: &Process| known.looks < YOUNG || (pid ^ scan) % SELDOM == 0;
+            if known.as_ref().is_none_or(is_due) {
+                let looks = known.map_or(0, |known| known.looks);
+                known = match fs::read_link(self.of_process(pid)) {
+                    Ok(link) => link.to_str().and_then(number).map(|namespace| Process {
+                        namespace,
+                        looks: looks.saturating_add(1),
+                        scan,
+                    }),
+                    Err(error) => {
+                        if error.kind() == io::ErrorKind::PermissionDenied {
+                            denied = Some(error.to_string());
+                        }
+                        // Else it has ended.
+                        None
                     }
-                }
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    denied = Some(error.to_string());
-                }
-                // It has ended.
-                Err(_) => {}
+                };
+            }
+            if let Some(process) = known {
+                let id = process.namespace;
+                all.entry(id).or_insert_with(|| Found {
+                    path: self.of_process(pid),
+                    label: by_number(id),
+                });
+                self.processes.insert(pid, Process { scan, ..process });
             }
         }
+        self.processes.retain(|_, process| process.scan == scan);
         if let Some(error) = denied
             && !self.blind
         {
