@@ -1,13 +1,13 @@
 //! Flags that commands share, in groups, and the words that they take.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use log::LevelFilter;
 use wstap_common::record::MAX_SNAP_LENGTH;
 
-use super::value::{self, Endpoint, Globs, OpcodeName};
+use super::value::{self, Endpoint, Globs, Netns, OpcodeName};
 use crate::{proto::flow::Direction, sink::metrics::PathLabel};
 
 /// What to capture, and how.
@@ -32,6 +32,35 @@ pub struct CaptureArgs {
         value_parser = value::globs
     )]
     pub exclude_interface: Vec<Globs>,
+    /// Other network namespaces to attach in besides the agent's own: a name under /run/netns, a path,
+    /// a process id, or pods, for those of all processes of the machine; also those that appear later;
+    /// repeatable
+    #[arg(
+        long,
+        value_name = "NAME|PATH|PID|pods",
+        env = "WSTAP_NETNS",
+        value_delimiter = ',',
+        value_parser = value::netns
+    )]
+    pub netns: Vec<Netns>,
+    /// Network namespaces of --netns that are followed at the same time; further ones wait until one of
+    /// them is gone
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_NETNS",
+        default_value_t = 512,
+        value_parser = value::count(1, 1 << 16)
+    )]
+    pub max_netns: u32,
+    /// Where the machine's procfs is mounted, in which --netns looks for processes
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WSTAP_PROCFS",
+        default_value = "/proc"
+    )]
+    pub procfs: PathBuf,
     /// Server ports to watch; repeatable [default: all]
     #[arg(
         short,

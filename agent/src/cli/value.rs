@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -55,6 +56,12 @@ pub enum ValueError {
          reserved_7, reserved_b to reserved_f, and reserved for all of these"
     )]
     Opcode,
+    /// No network namespace.
+    #[error(
+        "not a network namespace: give a name under /run/netns, a path with a slash in it, a process \
+         id, or pods"
+    )]
+    Netns,
     /// No command.
     #[error("no such command")]
     Command,
@@ -172,6 +179,37 @@ pub fn ports(text: &str) -> Result<RangeInclusive<u16>, ValueError> {
         return Err(ValueError::PortOrder(from, to));
     }
     Ok(from..=to)
+}
+
+/// A network namespace, or many.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Netns {
+    /// Those of all processes of the machine.
+    Pods,
+    /// The one that is mounted under this name in `/run/netns`.
+    Name(String),
+    /// The one that is mounted, or linked to, at this path.
+    Path(PathBuf),
+    /// That of a process.
+    Pid(u32),
+}
+
+/// A network namespace, by name, path or process.
+///
+/// # Errors
+///
+/// It is none of these.
+pub fn netns(text: &str) -> Result<Netns, ValueError> {
+    match text {
+        "pods" => Ok(Netns::Pods),
+        "" | "." | ".." => Err(ValueError::Netns),
+        _ if text.contains('/') => Ok(Netns::Path(text.into())),
+        _ if text.bytes().all(|b| b.is_ascii_digit()) => match text.parse() {
+            Ok(pid @ 1..) => Ok(Netns::Pid(pid)),
+            _ => Err(ValueError::Netns),
+        },
+        _ => Ok(Netns::Name(text.to_owned())),
+    }
 }
 
 /// An address and a port to listen at.
@@ -375,6 +413,20 @@ impl ValueEnum for PathLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn namespaces_by_name_path_or_process() {
+        assert_eq!(netns("pods"), Ok(Netns::Pods));
+        assert_eq!(netns("blue-1"), Ok(Netns::Name("blue-1".to_owned())));
+        assert_eq!(netns("7b"), Ok(Netns::Name("7b".to_owned())));
+        assert_eq!(netns("./7"), Ok(Netns::Path("./7".into())));
+        let path = "/proc/1/ns/net";
+        assert_eq!(netns(path), Ok(Netns::Path(path.into())));
+        assert_eq!(netns("4026"), Ok(Netns::Pid(4026)));
+        for none in ["", ".", "..", "0", "99999999999"] {
+            assert_eq!(netns(none), Err(ValueError::Netns), "{none}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -13,8 +13,8 @@ use super::{
 use crate::{
     config::TraceConfig,
     kubernetes::Kubernetes,
-    sink::{metrics::AgentStatus, peer::Naming, printer::Printer, unit::Counted},
-    source::kernel::Wake,
+    sink::{InterfaceName, metrics::AgentStatus, peer::Naming, printer::Printer, unit::Counted},
+    source::kernel::{Wake, privileges},
 };
 
 /// Prints until interrupted, or as much as the selection wants.
@@ -23,6 +23,7 @@ use crate::{
 ///
 /// Nothing can be attached, or standard output not be written to.
 pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
+    privileges::confine();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -44,7 +45,13 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     let printer = Printer::new(
         &config.output,
         config.selection,
-        Box::new(move |index| Some(names.name(index)?.to_string())),
+        Box::new(move |index| {
+            let on = names.name(index)?;
+            Some(InterfaceName {
+                name: on.name.to_string(),
+                netns: on.netns.map(|netns| netns.to_string()),
+            })
+        }),
         Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
     let printer = match &kubernetes {

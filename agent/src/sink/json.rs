@@ -83,8 +83,11 @@ impl<W: Write> Json<W> {
                     object.string(name, &peer);
                 }
             }
-            if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
-                object.string("interface", &name);
+            if let Some(on) = connection.interface.and_then(&mut self.interfaces) {
+                object.string("interface", &on.name);
+                if let Some(netns) = &on.netns {
+                    object.string("netns", netns);
+                }
             }
             self.common = Some((Arc::clone(connection), peers, bytes));
         }
@@ -254,6 +257,9 @@ impl Object<'_> {
         self.known_string("key", connection.key.as_deref());
         if let Some(hop) = &connection.next_hop {
             self.display("next_hop", hop.id);
+        }
+        if let Some(hop) = &connection.previous_hop {
+            self.display("previous_hop", hop.id);
         }
         self.known_number(
             "latency_ns",
@@ -447,7 +453,7 @@ mod tests {
             event::{CloseKind, Outcome, Progress, Rule},
             frame::Opcode,
         },
-        sink::{no_interfaces, sample},
+        sink::{InterfaceName, no_interfaces, sample},
     };
 
     fn printed(event: &Event) -> String {
@@ -468,14 +474,19 @@ mod tests {
     #[test]
     fn every_event_has_its_place_in_time_and_on_the_net() {
         let mut out = Vec::new();
-        let names: InterfaceNames = Box::new(|index| (index == 3).then(|| String::from("veth0")));
+        let names: InterfaceNames = Box::new(|index| {
+            (index == 3).then(|| InterfaceName {
+                name: String::from("veth0"),
+                netns: Some(String::from("blue")),
+            })
+        });
         let mut json = Json::new(&mut out, names);
         json.event(&sample::event(sample::gap(true))).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             concat!(
                 r#"{"event":"gap","ts":"2026-03-01T09:05:07.000123456Z","conn":"c7","#,
-                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","#,
+                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","netns":"blue","#,
                 r#""dir":"server_to_client","bytes":1448,"resynced":true}"#,
                 "\n"
             )
@@ -496,11 +507,12 @@ mod tests {
         );
         let proxied = Connection {
             next_hop: Some(sample::next_hop()),
+            previous_hop: Some(sample::previous_hop()),
             ..sample::connection()
         };
         let line = printed(&sample::on(proxied, sample::handshake()));
-        let end =
-            "\"key\":\"dGhlIHNhbXBsZSBub25jZQ==\",\"next_hop\":\"c6\",\"latency_ns\":1240000}\n";
+        let end = "\"key\":\"dGhlIHNhbXBsZSBub25jZQ==\",\"next_hop\":\"c6\",\"previous_hop\":\"c8\",\
+                   \"latency_ns\":1240000}\n";
         assert!(line.ends_with(end), "{line}");
         let midstream = Connection {
             outcome: Outcome::Midstream,

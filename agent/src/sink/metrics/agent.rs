@@ -3,7 +3,7 @@
 use prometheus::{TextEncoder, core::Collector, process_collector::ProcessCollector};
 use wstap_common::counter::{COUNTERS, Counter, Group};
 
-use super::{exposition::Exposition, names};
+use super::{MetricsConfig, exposition::Exposition, names};
 use crate::{proto::observer::Stats, sink::peer::PeerCounts};
 
 /// Why a record is lost that was delivered and could not be read.
@@ -38,6 +38,8 @@ pub struct AgentStatus {
     pub reader: ReaderCounts,
     /// Interfaces to which the program is attached.
     pub interfaces_attached: u64,
+    /// Other network namespaces.
+    pub namespaces: NamespaceCounts,
 }
 
 impl AgentStatus {
@@ -48,6 +50,17 @@ impl AgentStatus {
             .map(move |counter| (counter.label(), kernel.of(counter)))
             .chain([(UNDECODABLE, self.reader.undecodable)])
     }
+}
+
+/// Of the network namespaces that are followed besides the agent's own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NamespaceCounts {
+    /// Followed now.
+    pub followed: u64,
+    /// Could not be entered or looked for, so far.
+    pub failed: u64,
+    /// Were one too many, so far.
+    pub turned_away: u64,
 }
 
 /// What the reader of the ring buffer has counted.
@@ -73,11 +86,17 @@ pub(super) struct Own {
 }
 
 /// Writes the agent's metrics.
-pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Own) {
+pub(super) fn expose(
+    out: &mut Exposition,
+    status: &AgentStatus,
+    metrics: &Own,
+    config: &MetricsConfig,
+) {
     let AgentStatus {
         observer,
         kernel,
         interfaces_attached,
+        namespaces,
         ..
     } = status;
     let counts = kernel.unwrap_or_default();
@@ -87,6 +106,10 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Own) 
         .sample("", &[&version, &revision], 1);
     out.family(&names::INTERFACES_ATTACHED)
         .sample("", &[], interfaces_attached);
+    out.family(&names::NETWORK_NAMESPACES)
+        .sample("", &[], namespaces.followed);
+    out.family(&names::NETWORK_NAMESPACES_FAILED)
+        .sample("", &[], namespaces.failed);
     out.family(&names::CONNECTIONS_TRACKED)
         .sample("", &[], observer.tracked);
     out.family(&names::SAMPLES)
@@ -107,6 +130,10 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Own) 
     let mut exceeded = out.family(&names::LIMIT_EXCEEDED);
     for (limit, count) in limits(status, metrics) {
         exceeded.sample("", &[&limit], count);
+    }
+    let mut bounds = out.family(&names::LIMIT);
+    for (limit, bound) in configured(config) {
+        bounds.sample("", &[&limit], bound);
     }
     let mut packets = out.family(&names::KERNEL_PACKETS);
     for counter in in_group(Group::Packets) {
@@ -144,7 +171,7 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Own) -> [(&'static str, u64); 20] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Own) -> [(&'static str, u64); 21] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
     let peers = metrics.peers.unwrap_or_default();
@@ -161,6 +188,7 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Own) -> [(&'static str, u64
         ("inflated", observer.inflated),
         ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
+        ("netns", status.namespaces.turned_away),
         ("owners", peers.owners_exceeded),
         ("pings", observer.pings),
         ("pods", peers.pods_exceeded),
@@ -169,6 +197,16 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Own) -> [(&'static str, u64
         ("snap_length", status.reader.cut),
         ("subprotocols", metrics.subprotocols),
         ("tallies", kernel.of(Counter::TalliesUsedUp)),
+    ]
+}
+
+/// The bounds on what grows with connections, under the names that they have in [`limits`].
+pub(super) fn configured(config: &MetricsConfig) -> [(&'static str, usize); 4] {
+    [
+        ("candidates", config.max_candidates),
+        ("connection_series", config.connection_series),
+        ("connections", config.max_connections),
+        ("endpoints", config.max_endpoints),
     ]
 }
 

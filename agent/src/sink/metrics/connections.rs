@@ -1,6 +1,6 @@
 //! The live connections as JSON, for `/connections`.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::{
     proto::{flow::Direction, time::Timestamp},
     sink::{
         escape::is_hostile,
-        peer::{Peer, PeerKind},
+        peer::{Peer, PeerKind, Peers},
     },
 };
 
@@ -35,6 +35,8 @@ struct Entry<'a> {
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_hop: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_hop: Option<String>,
     outcome: &'static str,
     opened: String,
     age_ns: u64,
@@ -77,19 +79,25 @@ impl Serialize for Counts {
 impl<'a> Entry<'a> {
     fn new(live: &'a Live, now: Timestamp) -> Self {
         let connection = &live.connection;
-        let opcodes = |direction| live.opcodes[direction].tally();
+        let shown = |end: fn(&Peers) -> &Option<Arc<Peer>>, kind| {
+            let peers = live.peers.as_deref()?;
+            Peer::shown(end(peers), kind)
+        };
+        let opcodes = |direction| live.opcodes.tally(direction);
+        let hops = live.hops();
         Self {
             conn: connection.id.to_string(),
             client: connection.client,
             server: connection.server,
-            client_pod: Peer::shown(&live.peers.client, PeerKind::Pod),
-            server_pod: Peer::shown(&live.peers.server, PeerKind::Pod),
-            server_service: Peer::shown(&live.peers.server, PeerKind::Service),
+            client_pod: shown(|peers| &peers.client, PeerKind::Pod),
+            server_pod: shown(|peers| &peers.server, PeerKind::Pod),
+            server_service: shown(|peers| &peers.server, PeerKind::Service),
             path: connection.path.as_deref(),
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),
             key: connection.key.as_deref(),
-            next_hop: connection.next_hop.as_ref().map(|hop| hop.id.to_string()),
+            next_hop: hops.next.map(|id| id.to_string()),
+            previous_hop: hops.previous.map(|id| id.to_string()),
             outcome: connection.outcome.as_str(),
             opened: rfc3339(connection.opened),
             age_ns: now.0.saturating_sub(connection.opened.0),
@@ -97,7 +105,7 @@ impl<'a> Entry<'a> {
             silence_ns: now.0.saturating_sub(live.last_seen.0),
             frames: Directions::new(|direction| Some(Counts(opcodes(direction).frames))),
             bytes: Directions::new(|direction| Some(Counts(opcodes(direction).bytes))),
-            last_frame_size: Directions::new(|direction| live.last_frame_size[direction]),
+            last_frame_size: Directions::new(|direction| live.last_frame_size[direction].number()),
         }
     }
 }

@@ -122,7 +122,7 @@ pub(super) struct Endpoint {
 
 /// Where an endpoint is in [`Endpoints`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct EndpointId(usize);
+pub(super) struct EndpointId(u32);
 
 /// Who has a place.
 #[derive(Debug)]
@@ -220,9 +220,14 @@ impl Endpoints {
         self.names = Some(names);
     }
 
+    /// Whether they have.
+    pub(super) fn has_names(&self) -> bool {
+        self.names.is_some()
+    }
+
     /// Counts something of an endpoint.
     pub(super) fn tally(&mut self, id: EndpointId) -> &mut Tally {
-        &mut self.endpoints[id.0].tally
+        &mut self.endpoints[id.0 as usize].tally
     }
 
     /// The names of the ends of a connection, as they are now.
@@ -261,18 +266,19 @@ impl Endpoints {
         if opens {
             self.idle.remove(&place);
         }
-        EndpointId(place)
+        EndpointId(place as u32)
     }
 
     /// The endpoint of a connection that is not open, for what happens before and after. The place
     /// may be given to another later.
     pub(super) fn unopened(&mut self, connection: &Connection, peers: &Peers) -> EndpointId {
         let key = self.key(connection, peers);
-        EndpointId(match self.places.get(&key) {
+        let place = match self.places.get(&key) {
             Some(&place) => place,
             None if self.has_room() => self.add(key, peers),
             None => 0,
-        })
+        };
+        EndpointId(place as u32)
     }
 
     /// Gives an open connection the names that were not known when it was opened. It counts as open,
@@ -281,11 +287,14 @@ impl Endpoints {
         let Some(names) = &self.names else {
             return;
         };
-        if !live.peers.complete(&**names, &live.connection) {
+        let Some(peers) = &mut live.peers else {
+            return;
+        };
+        if !peers.complete(&**names, &live.connection) {
             return;
         }
         self.tally(live.endpoint).ended();
-        live.endpoint = self.admit(&live.connection, &live.peers, true, now);
+        live.endpoint = self.admit(&live.connection, peers, true, now);
         self.tally(live.endpoint).opened();
     }
 

@@ -25,7 +25,7 @@ mod series;
 mod subprotocol;
 mod tally;
 
-pub use agent::{AgentStatus, KernelCounts, ReaderCounts, process_metrics};
+pub use agent::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts, process_metrics};
 pub use code::MAX_CLOSE_CODES;
 pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
 pub use subprotocol::MAX_SUBPROTOCOLS;
@@ -33,7 +33,7 @@ pub use tally::Totals;
 
 use super::{Sink, peer::PeerNames};
 use crate::proto::{
-    event::{Close, Connection, Event, EventKind, Handshake},
+    event::{Close, Connection, Event, EventKind, Handshake, Hop},
     flow::ConnId,
     time::Timestamp,
 };
@@ -41,7 +41,7 @@ use agent::Own;
 use code::CloseCodes;
 use endpoint::{Endpoints, IsLocal};
 use exposition::Exposition;
-use series::{Connections, Live, Series};
+use series::{Connections, Joined, Live, Series};
 use subprotocol::Subprotocols;
 use tally::Tally;
 
@@ -59,6 +59,10 @@ pub struct MetricsConfig {
     pub series_linger: Duration,
     /// How request targets become labels.
     pub path_label: PathLabel,
+    /// WebSockets that the observer follows; shown, and enforced by it.
+    pub max_connections: usize,
+    /// Other TCP connections that it remembers; the same.
+    pub max_candidates: usize,
 }
 
 impl Default for MetricsConfig {
@@ -68,6 +72,8 @@ impl Default for MetricsConfig {
             connection_series: 1000,
             series_linger: Duration::from_secs(60),
             path_label: PathLabel::default(),
+            max_connections: 100_000,
+            max_candidates: 65_536,
         }
     }
 }
@@ -75,7 +81,7 @@ impl Default for MetricsConfig {
 /// The metrics. Shared between the thread that handles events and whoever reads them.
 #[derive(Debug)]
 pub struct Metrics {
-    path_label: PathLabel,
+    config: MetricsConfig,
     names: Option<Arc<dyn PeerNames>>,
     state: Mutex<State>,
 }
@@ -95,7 +101,7 @@ impl Metrics {
     #[must_use]
     pub fn new(config: &MetricsConfig) -> Self {
         Self {
-            path_label: config.path_label,
+            config: *config,
             names: None,
             state: Mutex::new(State {
                 endpoints: Endpoints::new(
@@ -155,8 +161,8 @@ impl Metrics {
         endpoints.sort_by(|a, b| a.labels.cmp(&b.labels));
         let mut out = Exposition::default();
         tally::expose(&mut out, &endpoints);
-        series::expose(&mut out, &shown, self.path_label);
-        agent::expose(&mut out, &status, &own);
+        series::expose(&mut out, &shown, self.config.path_label);
+        agent::expose(&mut out, &status, &own, &self.config);
         out.finish()
     }
 
@@ -285,9 +291,34 @@ impl State {
             self.endpoints.tally(previous.endpoint).ended();
             self.series.forget(&previous);
         }
-        let mut live = Live::new(Arc::clone(connection), endpoint, peers, event.ts);
+        let mut live = Live::new(
+            Arc::clone(connection),
+            endpoint,
+            self.endpoints.has_names().then_some(peers),
+            event.ts,
+        );
         self.series.open(&mut live);
         self.connections.insert(connection.id, Box::new(live));
+        self.join(connection);
+    }
+
+    /// Has the other hops of a proxied connection name it in turn.
+    fn join(&mut self, connection: &Connection) {
+        let Connection {
+            id,
+            next_hop,
+            previous_hop,
+            ..
+        } = connection;
+        let mut tell = |hop: &Option<Box<Hop>>, tell: fn(&mut Joined, ConnId)| {
+            if let Some(hop) = hop
+                && let Some(live) = self.connections.get_mut(&hop.id)
+            {
+                tell(live.joined.get_or_insert_default(), *id);
+            }
+        };
+        tell(next_hop, |next, id| next.previous = Some(id));
+        tell(previous_hop, |previous, id| previous.next = Some(id));
     }
 
     fn close(&mut self, event: &Event, close: &Close) {

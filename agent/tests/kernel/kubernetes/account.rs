@@ -62,11 +62,12 @@ fn in_a_cluster_a_service_account_is_all_it_takes() {
     };
     let (front, listen) = (free(), free());
     let _tls = service_account(&node, front, folder.path());
-    // The files are where a pod has them; the namespace of mounts is the command's own.
+    // The files are where a pod has them, and no others' certificates, as in the image; the namespace of
+    // mounts is the command's own.
     let account = "/run/secrets/kubernetes.io/serviceaccount";
     let from = folder.path().to_str().expect("a plain path");
     let script = format!(
-        "mount -t tmpfs none /run && mkdir -p {account} && cp {from}/ca.crt {from}/token {from}/namespace {account} && \
+        "mount -t tmpfs none /run && mount -t tmpfs none /etc/ssl && mkdir -p {account} && cp {from}/ca.crt {from}/token {from}/namespace {account} && \
          exec {WSTAP} run --listen {listen}"
     );
     let mut command = node.host.command("sh");

@@ -99,6 +99,7 @@ websocket_handshake_duration_seconds histogram
 websocket_connections_active gauge
 websocket_connections_closed_total counter kind code initiator
 websocket_connection_duration_seconds histogram
+websocket_connection_silence_seconds histogram kind
 websocket_frames_total counter direction opcode
 websocket_frame_payload_bytes_total counter direction opcode
 websocket_frame_size_bytes histogram direction
@@ -114,6 +115,8 @@ websocket_connection_opened_timestamp_seconds gauge
 websocket_connection_close_code gauge initiator
 wstap_build_info gauge version revision
 wstap_interfaces_attached gauge
+wstap_network_namespaces gauge
+wstap_network_namespaces_failed_total counter
 wstap_connections_tracked gauge
 wstap_samples_total counter
 wstap_sample_bytes_total counter
@@ -123,6 +126,7 @@ wstap_gaps_total counter
 wstap_resyncs_total counter
 wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
+wstap_limit gauge limit
 wstap_kernel_packets_total counter verdict
 wstap_kernel_places_lost_total counter
 wstap_kernel_places_found_total counter
@@ -145,6 +149,27 @@ fn names_are_those_of_the_contract() {
         })
         .collect();
     assert_eq!(ours.join("\n"), CONTRACT.trim());
+}
+
+#[test]
+fn no_label_is_one_that_scrapers_set() {
+    // Of targets, as Prometheus and its operator name them; a label of ours would become `exported_...`.
+    const SCRAPERS: [&str; 9] = [
+        "job",
+        "instance",
+        "namespace",
+        "pod",
+        "container",
+        "endpoint",
+        "service",
+        "node",
+        "prometheus",
+    ];
+    for metric in names::ALL {
+        for label in metric.scope.labels().iter().chain(metric.labels) {
+            assert!(!SCRAPERS.contains(label), "{label} of {}", metric.name);
+        }
+    }
 }
 
 /// The sections of `docs/metrics.md` that speak of one metric, by its name.
@@ -184,8 +209,15 @@ fn documentation_gives_kind_labels_and_a_query() {
         );
         let labels: Vec<&str> = facts.split('`').skip(1).step_by(2).collect();
         assert_eq!(labels, metric.labels, "{}", metric.name);
-        let query = section.split("```promql").nth(1).unwrap_or_default();
-        assert!(query.contains(metric.name), "{} has no query", metric.name);
+    }
+    let process = names::PROCESS.iter().copied();
+    for name in names::ALL.iter().map(|metric| metric.name).chain(process) {
+        let query = documented()[name].split("```promql").nth(1);
+        let query = query.and_then(|rest| rest.split("```").next());
+        assert!(
+            query.is_some_and(|query| query.contains(name)),
+            "{name} has no query"
+        );
     }
 }
 
@@ -197,7 +229,7 @@ fn documented_queries_are_valid() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert!(queries.len() >= names::ALL.len());
+    assert!(queries.len() >= names::ALL.len() + names::PROCESS.len());
     let rules = queries.iter().enumerate();
     let rules: Vec<_> = rules
         .map(|(i, query)| serde_json::json!({"record": format!("query:{i}"), "expr": query}))
@@ -220,6 +252,50 @@ fn documentation_names_every_label_of_endpoints() {
         .chain(&names::PEER_LABELS)
     {
         assert!(DOCS.contains(&format!("\n| `{label}` |")), "{label}");
+    }
+}
+
+#[test]
+fn alerts_and_dashboards_know_every_metric_that_they_ask_for() {
+    const SHIPPED: [(&str, &str); 3] = [
+        (
+            "rules.yaml",
+            include_str!("../../../../../deploy/prometheus/rules.yaml"),
+        ),
+        (
+            "operators.json",
+            include_str!("../../../../../deploy/grafana/operators.json"),
+        ),
+        (
+            "agents.json",
+            include_str!("../../../../../deploy/grafana/agents.json"),
+        ),
+    ];
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for metric in names::ALL {
+        let suffixes: &[&str] = match metric.kind {
+            names::Kind::Histogram => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        known.extend(
+            suffixes
+                .iter()
+                .map(|suffix| format!("{}{suffix}", metric.name)),
+        );
+    }
+    known.extend(names::PROCESS.iter().map(|&name| name.to_owned()));
+    for (file, text) in SHIPPED {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics = words.filter(|word| {
+            let prefixes = ["websocket_", "wstap_", "process_"];
+            prefixes.iter().any(|prefix| word.starts_with(prefix))
+        });
+        let mut asked = 0;
+        for metric in metrics {
+            assert!(known.contains(metric), "{file} asks for {metric}");
+            asked += 1;
+        }
+        assert!(asked > 10, "{file} asks for {asked}");
     }
 }
 
