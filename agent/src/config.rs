@@ -300,6 +300,11 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
         }
         // Nobody inflates a part.
         let inflate = output.payload.is_some() && capture.copy == CopyMode::Whole;
+        let mut kubernetes = kubernetes(args.kubernetes);
+        // Text shows no names.
+        if output.format == Format::Text && kubernetes.mode == KubernetesMode::Auto {
+            kubernetes.mode = KubernetesMode::Off;
+        }
         Ok(Self {
             capture,
             observer: observer::Config {
@@ -310,7 +315,7 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
             },
             output,
             selection,
-            kubernetes: kubernetes(args.kubernetes),
+            kubernetes,
         })
     }
 }
@@ -604,6 +609,22 @@ mod tests {
             error.contains("2097152") && error.contains("1048576"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn trace_asks_for_names_where_it_shows_them() {
+        for (flags, expected) in [
+            ("", KubernetesMode::Off),
+            ("-o json", KubernetesMode::Auto),
+            ("--kubernetes on", KubernetesMode::On),
+            ("-o json --kubernetes off", KubernetesMode::Off),
+        ] {
+            let Command::Trace(args) = command(&format!("trace {flags}")) else {
+                panic!("{flags}");
+            };
+            let config: TraceConfig = (*args).try_into().unwrap();
+            assert_eq!(config.kubernetes.mode, expected, "{flags}");
+        }
     }
 
     #[test]
