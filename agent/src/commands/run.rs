@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::RunConfig,
+    kubernetes::Kubernetes,
     server::{self, ConnectionsEndpoint, Readiness, ServerState},
     sink::{
         metrics::{AgentStatus, Metrics, Totals},
@@ -65,11 +66,17 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     })?;
     let listen = listener.local_addr().context("listening")?;
 
-    let metrics = Arc::new(Metrics::new(&metrics_config(
-        &config.series,
-        &config.observer,
-    )));
+    let kubernetes = Kubernetes::start(&config.kubernetes).await?;
+    let pods = kubernetes.as_ref().map(Kubernetes::names);
+    let metrics = Metrics::new(&metrics_config(&config.series, &config.observer));
+    let metrics = Arc::new(match &pods {
+        Some(pods) => metrics.with_names(pods.clone()),
+        None => metrics,
+    });
     let readiness = Readiness::default();
+    if let Some(pods) = pods.clone() {
+        readiness.set_detail(move || pods.describe());
+    }
     let state = ServerState {
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
@@ -96,7 +103,10 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     );
     readiness.programs_attached();
     let addresses = source.attacher().status().addresses;
-    metrics.set_local(move |address| addresses.contains(address));
+    metrics.set_local(move |address| {
+        // A pod's address is in the pod's own network namespace.
+        addresses.contains(address) || pods.as_ref().is_some_and(|pods| pods.is_here(address))
+    });
 
     let (alive, status) = (readiness.clone(), Arc::clone(&metrics));
     let mut session = source.start(&config.observer, metrics, move |now| {

@@ -23,6 +23,7 @@ mod endings;
 mod forgotten;
 mod handshakes;
 mod interfaces;
+mod kubernetes;
 mod lifecycle;
 mod midstream;
 mod namespaces;

@@ -165,11 +165,18 @@ impl<'a> Agent<'a> {
     /// Starts it with the words of `flags` and waits until it is ready.
     #[track_caller]
     pub fn run(ns: &'a Netns, flags: &str) -> Self {
+        Self::run_in(ns, flags, &[])
+    }
+
+    /// The same with these variables in its environment.
+    #[track_caller]
+    pub fn run_in(ns: &'a Netns, flags: &str, variables: &[(&str, &str)]) -> Self {
         let listen = Self::address(ns);
         let mut command = ns.command(WSTAP);
         command
             .args(["run", "--listen", &listen.to_string()])
-            .args(flags.split_whitespace());
+            .args(flags.split_whitespace())
+            .envs(variables.iter().copied());
         Self::start(ns, listen, command)
     }
 

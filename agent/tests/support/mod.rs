@@ -3,6 +3,7 @@
 
 pub mod agent;
 pub mod browser;
+pub mod cluster;
 pub mod container;
 pub mod exposition;
 pub mod load;

@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::{series::Live, tally::OPCODES};
 use crate::{
     proto::{flow::Direction, time::Timestamp},
-    sink::escape::is_hostile,
+    sink::{
+        escape::is_hostile,
+        peer::{Peer, PeerKind},
+    },
 };
 
 /// A live connection. Fields are named as those of the events are.
@@ -16,6 +19,12 @@ struct Entry<'a> {
     conn: String,
     client: SocketAddr,
     server: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +85,9 @@ impl<'a> Entry<'a> {
             conn: connection.id.to_string(),
             client: connection.client,
             server: connection.server,
+            client_pod: Peer::shown(&live.peers.client, PeerKind::Pod),
+            server_pod: Peer::shown(&live.peers.server, PeerKind::Pod),
+            server_service: Peer::shown(&live.peers.server, PeerKind::Service),
             path: connection.path.as_deref(),
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),

@@ -18,11 +18,14 @@ use super::{
     path::PathLabel,
     tally::{OPCODES, OpcodeTally},
 };
-use crate::proto::{
-    event::{Close, Connection, Counted, Frame, Hop, Progress},
-    flow::{ConnId, Direction, PerDirection, Role},
-    frame::{CloseCode, Opcode},
-    time::Timestamp,
+use crate::{
+    proto::{
+        event::{Close, Connection, Counted, Frame, Hop, Progress},
+        flow::{ConnId, Direction, PerDirection, Role},
+        frame::{CloseCode, Opcode},
+        time::Timestamp,
+    },
+    sink::peer::Peers,
 };
 
 /// Frames after which a connection without series is compared with those that have them.
@@ -126,6 +129,8 @@ pub(super) struct Live {
     pub(super) connection: Arc<Connection>,
     /// Where it is counted.
     pub(super) endpoint: EndpointId,
+    /// Names of its ends.
+    pub(super) peers: Peers,
     /// Its own counts.
     pub(super) opcodes: Opcodes,
     /// Payload bytes of the last frame that is over.
@@ -140,13 +145,19 @@ pub(super) struct Live {
 }
 
 // There may be a hundred thousand of them.
-const _: () = assert!(size_of::<Live>() <= 176);
+const _: () = assert!(size_of::<Live>() <= 200);
 
 impl Live {
-    pub(super) fn new(connection: Arc<Connection>, endpoint: EndpointId, now: Timestamp) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        endpoint: EndpointId,
+        peers: Peers,
+        now: Timestamp,
+    ) -> Self {
         Self {
             connection,
             endpoint,
+            peers,
             opcodes: Opcodes::default(),
             last_frame_size: PerDirection::default(),
             last_seen: now,

@@ -219,6 +219,11 @@ impl Tally {
         *self.active.get_or_insert(0) += 1;
     }
 
+    /// Whether any is.
+    pub(super) fn is_open(&self) -> bool {
+        self.active.is_some_and(|active| active > 0)
+    }
+
     /// A WebSocket that was counted as open is no longer.
     pub(super) fn ended(&mut self) {
         if let Some(active) = &mut self.active {

@@ -13,6 +13,7 @@ use Direction::{ClientToServer, ServerToClient};
 
 mod bounds;
 mod contract;
+mod peers;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -476,7 +477,7 @@ fn the_agents_metrics_are_there_from_the_start() {
         value(&text, "wstap_samples_lost_total", &undecodable),
         Some(0.0)
     );
-    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 18);
+    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 21);
     assert_eq!(
         value(
             &text,

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::sink::peer::tests::Known;
 
 /// Runs promtool on `input`; what it has to say, if it is not content.
 fn promtool(arguments: &[&str], input: &str) -> Option<String> {
@@ -50,7 +51,7 @@ fn promtool_accepts_everything_hostile_labels_too() {
 
 #[test]
 fn every_metric_is_exposed_with_its_kind_and_labels() {
-    let metrics = Metrics::new(&MetricsConfig::default());
+    let metrics = Metrics::new(&MetricsConfig::default()).with_names(Arc::new(Known::default()));
     populate(&metrics);
     let text = metrics.expose(seconds(3));
     let mut types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
@@ -69,10 +70,11 @@ fn every_metric_is_exposed_with_its_kind_and_labels() {
                 name == metric.name || name == format!("{}_sum", metric.name)
             })
             .unwrap();
-        let labels: Vec<_> = (metric.scope.labels().iter())
-            .chain(metric.labels)
-            .copied()
-            .collect();
+        let peers: &[&str] = match metric.scope {
+            names::Scope::Endpoint => &names::PEER_LABELS,
+            names::Scope::Connection | names::Scope::Agent => &[],
+        };
+        let labels: Vec<_> = [metric.scope.labels(), peers, metric.labels].concat();
         let mut rest = line;
         for label in labels {
             let at = rest.find(&format!("{label}=\""));
@@ -130,6 +132,10 @@ wstap_kernel_places_lost_total counter
 wstap_kernel_places_found_total counter
 wstap_kernel_early_segments_total counter
 wstap_records_missed_total counter
+wstap_endpoints_gone_total counter
+wstap_kubernetes_pods gauge
+wstap_kubernetes_watch_errors_total counter resource
+wstap_kubernetes_owners_guessed_total counter
 wstap_unreadable_connections_total counter reason
 ";
 
@@ -282,9 +288,21 @@ fn alerts_and_dashboards_know_every_metric_that_they_ask_for() {
 }
 
 #[test]
+fn documentation_names_every_label_of_endpoints() {
+    const DOCS: &str = include_str!("../../../../../docs/metrics.md");
+    for label in names::Scope::Endpoint
+        .labels()
+        .iter()
+        .chain(&names::PEER_LABELS)
+    {
+        assert!(DOCS.contains(&format!("\n| `{label}` |")), "{label}");
+    }
+}
+
+#[test]
 fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
-    let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
+    let exceeded = agent::limits(&AgentStatus::default(), &Own::default());
     let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
     let verdicts = Counter::ALL
         .iter()
