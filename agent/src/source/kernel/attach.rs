@@ -5,7 +5,7 @@
 //! and the next start removes it, whichever method that one uses.
 //!
 //! An attacher works in one network namespace. That of the agent's own has others for those that are
-//! followed besides, see [`super::namespaces`].
+//! followed besides (`namespaces`).
 //!
 //! A clsact qdisc is removed at the end if it is empty and an agent made it: this one, or one whose
 //! filters were found in it and say so.
