@@ -364,8 +364,11 @@ impl Attacher {
             if logged && let Some(log) = &mut self.log {
                 log.flush();
             }
-            if changed {
-                self.take_changes()?;
+            if changed
+                && self.take_changes()?
+                && let Some(others) = &mut self.others
+            {
+                others.hurry();
             }
             if let Some(others) = &mut self.others
                 && elsewhere.contains(&true)
@@ -376,13 +379,14 @@ impl Attacher {
         }
     }
 
-    /// Takes in what has happened in its namespace.
+    /// Takes in what has happened in its namespace; whether interfaces have come or gone.
     ///
     /// # Errors
     ///
     /// Changes can no longer be followed.
-    pub(super) fn take_changes(&mut self) -> Result<(), KernelError> {
+    pub(super) fn take_changes(&mut self) -> Result<bool, KernelError> {
         let scope = self.scope();
+        let mut is_other = false;
         let changes = self
             .monitor
             .changes()
@@ -392,14 +396,20 @@ impl Attacher {
             })?;
         for change in changes {
             match change {
-                Change::Seen(link) => self.seen(link),
-                Change::Gone(index) => self.gone(index),
+                Change::Seen(link) => is_other |= self.seen(link),
+                Change::Gone(index) => {
+                    self.gone(index);
+                    is_other = true;
+                }
                 Change::Address(address) => self.status.addresses.insert(scope, address),
                 Change::AddressGone(address) => self.status.addresses.remove(scope, address),
-                Change::Overrun => self.list()?,
+                Change::Overrun => {
+                    self.list()?;
+                    is_other = true;
+                }
             }
         }
-        Ok(())
+        Ok(is_other)
     }
 
     fn beat(&mut self) -> Result<(), KernelError> {
@@ -447,11 +457,14 @@ impl Attacher {
         Ok(())
     }
 
-    fn seen(&mut self, link: Link) {
+    /// Notes an interface, and that it is to be looked at; whether it is new.
+    fn seen(&mut self, link: Link) -> bool {
         let number = self.number(link.index);
         let label = self.place.as_ref().map(|place| &place.label);
+        let is_new = self.status.names.name(number).is_none();
         self.status.names.insert(number, &link.name, label);
         self.pending.insert(link.index, link);
+        is_new
     }
 
     /// What stands for an interface in records.
