@@ -31,6 +31,11 @@ pub static COUNTERS: PerCpuArray<u64, { COUNTERS_LEN as usize }> = PerCpuArray::
 #[btf_map]
 pub static CANDIDATES: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
 
+/// How often a candidate has come or what is made of one has changed. What has been kept of `CANDIDATES` is void
+/// then.
+#[btf_map]
+pub static CHANGES: Array<u64, 1> = Array::new();
+
 /// The candidate at hand: one that is new, or is to be followed.
 #[btf_map]
 pub static CANDIDATE: PerCpuArray<FlowState, 1> = PerCpuArray::new();

@@ -9,7 +9,7 @@ use log::LevelFilter;
 use wstap_common::globals::MAX_PREVIEW;
 
 pub use crate::cli::{
-    Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format,
+    Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format, When as KubernetesMode,
     value::{Endpoint, Netns, OpcodeName},
 };
 use crate::{
@@ -174,6 +174,19 @@ pub struct SeriesConfig {
     pub path_label: PathLabel,
 }
 
+/// Where names of pods come from.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// Whether they are wanted.
+    pub mode: KubernetesMode,
+    /// The node whose pods are watched; `None` for the one that is called as the host is.
+    pub node_name: Option<String>,
+    /// Whether Services are wanted too.
+    pub services: bool,
+    /// Pods, and Services, that are known at the same time.
+    pub max_pods: usize,
+}
+
 /// What `wstap run` does.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -187,6 +200,8 @@ pub struct RunConfig {
     pub series: SeriesConfig,
     /// Whether `/connections` is served.
     pub connections_endpoint: bool,
+    /// Names of pods.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// What `wstap trace` does.
@@ -200,6 +215,8 @@ pub struct TraceConfig {
     pub output: OutputConfig,
     /// What to print.
     pub selection: Selection,
+    /// Names of pods.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// What `wstap check` does.
@@ -264,6 +281,7 @@ impl TryFrom<cli::RunArgs> for RunConfig {
                 cli::When::On => true,
                 cli::When::Off => false,
             },
+            kubernetes: kubernetes(args.kubernetes),
         })
     }
 }
@@ -292,6 +310,7 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
             },
             output,
             selection,
+            kubernetes: kubernetes(args.kubernetes),
         })
     }
 }
@@ -430,6 +449,15 @@ fn series(args: &cli::MetricsArgs) -> SeriesConfig {
         series_linger: args.series_linger,
         max_endpoints: args.max_endpoints,
         path_label: args.path_label,
+    }
+}
+
+fn kubernetes(args: cli::KubernetesArgs) -> KubernetesConfig {
+    KubernetesConfig {
+        mode: args.kubernetes,
+        node_name: args.node_name,
+        services: args.kubernetes_services,
+        max_pods: saturating_usize(args.max_pods.into()),
     }
 }
 

@@ -247,7 +247,7 @@ pub struct MetricsArgs {
         value_parser = value::count(0, 1 << 20)
     )]
     pub connection_series: u32,
-    /// How long the series of a connection stay after its end
+    /// How long the series of a connection stay after its end, and those of an endpoint after its pod's
     #[arg(
         long,
         value_name = "DURATION",
@@ -276,6 +276,47 @@ pub struct MetricsArgs {
         hide_possible_values = true,
     )]
     pub path_label: PathLabel,
+}
+
+/// Names of pods.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubernetesArgs {
+    /// Name the pods at the ends of connections: on (by the service account or a kubeconfig), off, or auto,
+    /// only inside a cluster and by the service account
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WSTAP_KUBERNETES",
+        value_enum,
+        default_value_t = When::Auto,
+        hide_possible_values = true,
+    )]
+    pub kubernetes: When,
+    /// The name of this node in the cluster, whose pods are watched [default: the host's name]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WSTAP_NODE_NAME",
+        value_parser = value::node_name
+    )]
+    pub node_name: Option<String>,
+    /// Name Services too, by their cluster addresses: those of the whole cluster are watched
+    #[arg(
+        long,
+        env = "WSTAP_KUBERNETES_SERVICES",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub kubernetes_services: bool,
+    /// Pods that are known at the same time, and as many Services; others have no names
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_PODS",
+        default_value_t = 10_000,
+        value_parser = value::count(1, 1 << 20)
+    )]
+    pub max_pods: u32,
 }
 
 /// Which events to show.

@@ -65,6 +65,9 @@ pub enum ValueError {
     /// No command.
     #[error("no such command")]
     Command,
+    /// No name of a node.
+    #[error("not the name of a node: give lower-case letters, digits, - and .")]
+    NodeName,
 }
 
 /// A number of bytes: `1500`, `64K`, `4M`, `1G`, powers of 1024, with or without a `B` behind.
@@ -378,6 +381,20 @@ pub fn command_name(text: &str) -> Result<String, ValueError> {
         .ok_or(ValueError::Command)
 }
 
+/// The name of a node, as the cluster has it: a DNS subdomain (RFC 1123).
+///
+/// # Errors
+///
+/// It is none.
+pub fn node_name(text: &str) -> Result<String, ValueError> {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
+        return Err(ValueError::NodeName);
+    }
+    Ok(text.to_owned())
+}
+
 impl ValueEnum for PathLabel {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Template, Self::Raw, Self::None]
@@ -534,5 +551,16 @@ mod tests {
     fn names_of_commands() {
         assert_eq!(command_name("trace"), Ok("trace".into()));
         assert_eq!(command_name("top"), Err(ValueError::Command));
+    }
+
+    #[test]
+    fn names_of_nodes() {
+        assert_eq!(
+            node_name("ip-10-0-0-1.ec2.internal"),
+            Ok("ip-10-0-0-1.ec2.internal".into())
+        );
+        for name in ["", "a,spec.x=y", "A", "a b"] {
+            assert_eq!(node_name(name), Err(ValueError::NodeName), "{name}");
+        }
     }
 }

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     config::TraceConfig,
-    sink::{InterfaceName, metrics::AgentStatus, printer::Printer, unit::Counted},
-    source::kernel::Wake,
+    kubernetes::Kubernetes,
+    sink::{InterfaceName, metrics::AgentStatus, peer::Naming, printer::Printer, unit::Counted},
+    source::kernel::{Wake, privileges},
 };
 
 /// Prints until interrupted, or as much as the selection wants.
@@ -22,6 +23,7 @@ use crate::{
 ///
 /// Nothing can be attached, or standard output not be written to.
 pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
+    privileges::confine();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -31,6 +33,7 @@ pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
 async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     // Before attaching, so that no signal leaves anything behind.
     let mut interrupts = Interrupts::listen()?;
+    let kubernetes = Kubernetes::start(&config.kubernetes).await?;
     let source = Source::open(&config.capture, Wake::Each)?;
     let names = source.attacher().status().names;
     log::info!(
@@ -51,6 +54,10 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
         }),
         Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
+    let printer = match &kubernetes {
+        Some(kubernetes) => printer.with_names(Naming::new(kubernetes.names())),
+        None => printer,
+    };
     let mut session = source.start(&config.observer, printer, |_| ())?;
     tokio::select! {
         () = interrupts.next() => {}

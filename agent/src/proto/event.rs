@@ -27,9 +27,9 @@ pub struct Event {
 pub struct Connection {
     /// Unique within the run; the same for every attempt on one TCP connection.
     pub id: ConnId,
-    /// The client's socket address.
+    /// The client's socket address, as it was where the connection was seen first: before any translation.
     pub client: SocketAddr,
-    /// The server's socket address.
+    /// The server's socket address, as it was where the request was seen last: after any translation.
     pub server: SocketAddr,
     /// Index of the interface on which the connection was first seen.
     pub interface: Option<u32>,
@@ -38,15 +38,17 @@ pub struct Connection {
     /// How it began.
     pub outcome: Outcome,
     /// `Host` of the request.
-    pub host: Option<String>,
+    pub host: Option<Box<str>>,
     /// The request's target, as sent.
-    pub path: Option<String>,
+    pub path: Option<Box<str>>,
     /// The subprotocol agreed on.
-    pub subprotocol: Option<String>,
+    pub subprotocol: Option<Box<str>>,
     /// `Sec-WebSocket-Key` of the request. A proxy that passes the request on sends it again.
-    pub key: Option<String>,
+    pub key: Option<Box<str>>,
     /// Where a proxy passed the request on, as far as that was seen.
     pub next_hop: Option<Box<Hop>>,
+    /// Whose request this one passes on, as far as that was seen.
+    pub previous_hop: Option<Box<Hop>>,
 }
 
 /// A connection, as another one names it.

@@ -4,6 +4,7 @@
 //! belongs to [`super::session`].
 
 mod config;
+mod doubles;
 mod doze;
 mod entry;
 mod keys;
@@ -20,8 +21,10 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     time::Duration,
+    vec,
 };
 
+use doubles::Passed;
 use entry::{Entry, Live, State};
 use keys::Keys;
 use table::{List, SlotId, Table};
@@ -40,6 +43,11 @@ use super::{
 /// have it (RFC 9293, section 3.4.2, asks for more).
 const LATE: Duration = Duration::from_secs(60);
 
+/// Events that are made in one go, and a few more, where all connections are gone through: each takes some hundred
+/// bytes, and a hundred thousand connections that have all something to say would leave the allocator
+/// with tens of MB of holes.
+const EVENTS_AT_ONCE: usize = if cfg!(test) { 4 } else { 2048 };
+
 /// Between two times that the source is told to leave a connection alone, where it does not.
 const INSIST: Duration = Duration::from_secs(1);
 
@@ -50,6 +58,7 @@ pub struct Observer {
     limits: Limits,
     table: Table<Entry>,
     keys: Keys,
+    passed: Passed,
     hops: Hops,
     /// When a connection's missing bytes have been waited for long enough. An element is void if
     /// the entry says otherwise.
@@ -72,8 +81,12 @@ pub struct Observer {
     tallies: Box<dyn Tallies>,
     /// Connections that doze.
     dozing: usize,
+    /// The slot whose tallies are looked at next.
+    next_look: u32,
     /// Directions whose place the source may have to be told.
     cursors: Vec<(SlotId, u32, usize)>,
+    /// Connections that are yet to end, where the observation ends.
+    ending: Option<vec::IntoIter<SlotId>>,
 }
 
 /// A source that keeps no tallies.
@@ -97,7 +110,7 @@ macro_rules! context {
             config: &$observer.config,
             stats: &mut $observer.stats,
             events: &mut $observer.events,
-            hops: &$observer.hops,
+            hops: &mut $observer.hops,
             last_id: &mut $observer.last_id,
             held: &mut $observer.held,
             inflaters: &mut $observer.inflaters,
@@ -124,6 +137,7 @@ impl Observer {
             limits,
             table: Table::new(),
             keys: Keys::default(),
+            passed: Passed::default(),
             hops: Hops::default(),
             timers: BinaryHeap::new(),
             now: Timestamp::default(),
@@ -138,7 +152,9 @@ impl Observer {
             verdicts: VecDeque::new(),
             tallies: Box::new(NoTallies),
             dozing: 0,
+            next_look: 0,
             cursors: Vec::new(),
+            ending: None,
         }
     }
 
@@ -179,7 +195,33 @@ impl Observer {
 
     /// Ends the observation: what is held back is given up, every open connection ends as `eof`.
     pub fn finish(&mut self, now: Timestamp) {
+        while !self.finish_some(now) {}
+    }
+
+    /// As [`Self::finish`], but stops where enough events wait to be polled; whether it is done. Until
+    /// it is, nothing else is handed over.
+    pub fn finish_some(&mut self, now: Timestamp) -> bool {
         self.now = self.now.max(now);
+        let waiting = self.events.len();
+        let mut open = match self.ending.take() {
+            Some(open) => open,
+            None => self.in_order(),
+        };
+        while self.events.len() - waiting < EVENTS_AT_ONCE {
+            let Some(slot) = open.next() else {
+                self.table = Table::new();
+                self.timers.clear();
+                return true;
+            };
+            self.end(slot, Ending::Eof, self.now);
+            self.table.remove(slot);
+        }
+        self.ending = Some(open);
+        false
+    }
+
+    /// Connections that are live, in the order of their numbers.
+    fn in_order(&self) -> vec::IntoIter<SlotId> {
         let number = |live: &Live| live.session.id().unwrap_or(ConnId(u64::MAX));
         let mut live: Vec<_> = (self.table.iter())
             .filter_map(|(slot, entry)| match &entry.state {
@@ -189,11 +231,8 @@ impl Observer {
             })
             .collect();
         live.sort_unstable();
-        for (_, _, slot) in live {
-            self.end(slot, Ending::Eof, self.now);
-        }
-        self.table = Table::new();
-        self.timers.clear();
+        let slots: Vec<_> = live.into_iter().map(|(_, _, slot)| slot).collect();
+        slots.into_iter()
     }
 
     /// The next event, in order.
@@ -344,18 +383,33 @@ impl Observer {
         let State::Live(live) = &mut entry.state else {
             return;
         };
-        let taken = live.session.take_request().is_some_and(|request| {
+        let asked = live.session.take_request().and_then(|request| {
             live.tcp.expect_answer(request.client);
-            let seq = live.tcp.seq_at(request.client, request.offset);
-            seq.is_some_and(|seq| self.keys.is_taken(&request.key, seq, key))
+            let seq = live.tcp.seq_at(request.client, request.offset)?;
+            let answer = live.tcp.answer_to(request.client);
+            let server = 1 - request.client;
+            let (first, side) = self.keys.taken(&request.key, seq, answer, (key, server))?;
+            Some((first, Some((side, key.ends[server]))))
         });
-        if taken {
+        // Where a hook sees what comes back alone, or with an address that is still to be translated.
+        let taken = asked.or_else(|| {
+            let answer = live.session.take_unasked()?;
+            let seq = live.tcp.seq_at(answer.server, answer.offset)?;
+            Some((self.keys.asked(&answer.accept, seq, key)?, None))
+        });
+        if let Some((first, server)) = taken {
             // What it said in the meantime another account says, too.
             let mut cx = context!(self, false);
             live.session.discard(&mut cx);
             self.events.truncate(mark.events);
-            self.last_id = mark.last_id;
+            self.last_id = mark.last_id.max(self.hops.last_reserved());
             self.settle(slot, State::Ignored, Some(Decision::Ignore));
+            // Packets pass the hooks in the order of their way.
+            if let Some((side, server)) = server
+                && let Some(first) = self.table.find(&first)
+            {
+                self.rename(first, side, server);
+            }
             return;
         }
         if let Some(answered) = live.session.take_answered() {

@@ -41,7 +41,7 @@ use super::{
     time::Timestamp,
 };
 
-pub use account::RequestSeen;
+pub use account::{AnswerSeen, RequestSeen};
 pub use hops::{Answered, Hops};
 pub use quiet::Quiet;
 pub use walked::Standing;
@@ -56,7 +56,7 @@ pub struct Context<'a> {
     /// Where events go.
     pub events: &'a mut VecDeque<Event>,
     /// Handshakes that may be the next hops of others.
-    pub hops: &'a Hops,
+    pub hops: &'a mut Hops,
     /// The last connection number given.
     pub last_id: &'a mut u64,
     /// Bytes that all sessions hold.
@@ -143,11 +143,14 @@ impl Session {
         Self {
             account: Account {
                 ends,
+                real: [None; 2],
                 interface,
                 id: None,
                 violations: Default::default(),
                 decision: None,
                 request: None,
+                unasked: None,
+                asked: None,
                 answered: None,
             },
             phase: Phase::Http(Box::new(Http::new())),
@@ -183,6 +186,11 @@ impl Session {
     /// The request for a WebSocket that was seen last, once.
     pub fn take_request(&mut self) -> Option<RequestSeen> {
         self.account.request.take()
+    }
+
+    /// The answer to what was not seen, once.
+    pub fn take_unasked(&mut self) -> Option<AnswerSeen> {
+        self.account.unasked.take()
     }
 
     /// The handshake that was answered last, once.
@@ -275,11 +283,38 @@ impl Session {
             };
             self.account.decide(&decided, cx);
         }
+        self.account.withdraw(cx);
         self.settle(cx);
+    }
+
+    /// Another account of the same connection, with translated addresses, shows that the end `side` is
+    /// really at `address`.
+    pub fn translate(&mut self, side: usize, address: SocketAddr, hops: &mut Hops) {
+        if let Some(ticket) = self.account.asked {
+            hops.translate(ticket, self.account.ends[side], address);
+        }
+        self.account.real[side] = Some(address);
+    }
+
+    /// Whether this may be a connection whose handshake was not seen: when it was found, if it was.
+    #[must_use]
+    pub fn unplaced(&self) -> Option<Option<Timestamp>> {
+        match &self.phase {
+            Phase::Http(http) => (!http.has_spoken()).then_some(None),
+            Phase::Probe(probe) => (!probe.http.has_spoken()).then_some(None),
+            Phase::WebSocket(websocket) => {
+                let Connection {
+                    outcome, opened, ..
+                } = *websocket.connection;
+                (outcome == Outcome::Midstream).then_some(Some(opened))
+            }
+            Phase::Closed => None,
+        }
     }
 
     /// Ends it without a word: another account of the same connection is followed.
     pub fn discard(&mut self, cx: &mut Context<'_>) {
+        self.account.withdraw(cx);
         if let Phase::WebSocket(websocket) = &mut self.phase {
             websocket.release(cx);
             cx.stats.active = cx.stats.active.saturating_sub(1);

@@ -5,6 +5,7 @@ pub mod escape;
 pub mod filter;
 pub mod json;
 pub mod metrics;
+pub mod peer;
 pub mod printer;
 pub mod summary;
 pub mod text;

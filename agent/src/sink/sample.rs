@@ -28,6 +28,7 @@ pub fn connection() -> Connection {
         subprotocol: Some("chat.v2".into()),
         key: Some("dGhlIHNhbXBsZSBub25jZQ==".into()),
         next_hop: None,
+        previous_hop: None,
     }
 }
 
@@ -37,6 +38,15 @@ pub fn next_hop() -> Box<Hop> {
         id: ConnId(6),
         client: "[2001:db8::1]:51000".parse().unwrap(),
         server: "198.51.100.4:9000".parse().unwrap(),
+    })
+}
+
+/// Whose request [`connection`]'s passes on.
+pub fn previous_hop() -> Box<Hop> {
+    Box::new(Hop {
+        id: ConnId(8),
+        client: "203.0.113.9:52000".parse().unwrap(),
+        server: "192.0.2.1:443".parse().unwrap(),
     })
 }
 

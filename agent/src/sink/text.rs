@@ -127,7 +127,8 @@ impl<W: Write> Text<W> {
         if let Some(status) = handshake.status {
             let _ = write!(self.line, " {status}");
         }
-        for part in [&handshake.method, &connection.path].into_iter().flatten() {
+        let parts = [handshake.method.as_deref(), connection.path.as_deref()];
+        for part in parts.into_iter().flatten() {
             self.line.push(' ');
             escape::text(&mut self.line, part, MAX_VALUE);
         }
@@ -138,8 +139,13 @@ impl<W: Write> Text<W> {
         self.value("subprotocol", connection.subprotocol.as_deref());
         self.value("extensions", handshake.extensions.as_deref());
         self.value("origin", handshake.origin.as_deref());
-        if let Some(hop) = &connection.next_hop {
-            let _ = write!(self.line, "  next hop {} -> {}", hop.client, hop.server);
+        for (name, hop) in [
+            ("next", &connection.next_hop),
+            ("previous", &connection.previous_hop),
+        ] {
+            if let Some(hop) = hop {
+                let _ = write!(self.line, "  {name} hop {} -> {}", hop.client, hop.server);
+            }
         }
         if let Some(latency) = handshake.latency {
             let _ = write!(self.line, "  in {}", Time(latency));
@@ -410,9 +416,10 @@ mod tests {
     }
 
     #[test]
-    fn a_proxied_handshake_names_its_next_hop() {
+    fn a_proxied_handshake_names_its_other_hops() {
         let proxied = Connection {
             next_hop: Some(sample::next_hop()),
+            previous_hop: Some(sample::previous_hop()),
             ..sample::connection()
         };
         let mut out = Vec::new();
@@ -420,7 +427,8 @@ mod tests {
         text.event(&sample::on(proxied, sample::handshake()))
             .unwrap();
         let line = String::from_utf8(out).unwrap();
-        let end = "  next hop [2001:db8::1]:51000 -> 198.51.100.4:9000  in 1.2 ms\n";
+        let end = "  next hop [2001:db8::1]:51000 -> 198.51.100.4:9000  \
+                   previous hop 203.0.113.9:52000 -> 192.0.2.1:443  in 1.2 ms\n";
         assert!(line.ends_with(end), "{line}");
     }
 
@@ -429,7 +437,7 @@ mod tests {
         let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\n\u{2066}";
         let connection = Connection {
             host: Some(hostile.into()),
-            path: Some(hostile.repeat(1000)),
+            path: Some(hostile.repeat(1000).into()),
             subprotocol: Some(hostile.into()),
             ..sample::connection()
         };

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// `now` without what had been counted `before`.
-fn since(now: &Tally, before: &Tally) -> Tally {
+pub(super) fn since(now: &Tally, before: &Tally) -> Tally {
     Tally {
         client_to_server: now.client_to_server.clone() - &before.client_to_server,
         server_to_client: now.server_to_client.clone() - &before.server_to_client,

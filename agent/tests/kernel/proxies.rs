@@ -46,7 +46,12 @@ fn joined(connections: &[Connection]) -> Vec<[&Connection; 2]> {
         let (hop_key, key) = (&hop.handshake()["key"], &next.handshake()["key"]);
         assert!(key.is_string());
         assert_eq!(hop_key, key);
+        assert_eq!(next.handshake()["previous_hop"], hop.handshake()["conn"]);
         assert!(next.handshake().get("next_hop").is_none(), "it is the last");
+        assert!(
+            hop.handshake().get("previous_hop").is_none(),
+            "it is the first"
+        );
         [hop, next]
     });
     let pairs = pairs.collect();
@@ -235,7 +240,9 @@ fn nginx_gives_up_a_silent_connection() {
         let key = "dGhlIHNhbXBsZSBub25jZQ==";
         assert_eq!((&hop["key"], &next["key"]), (&key.into(), &key.into()));
         assert_eq!(hop["next_hop"], next["conn"]);
+        assert_eq!(next["previous_hop"], hop["conn"]);
         assert!(next.get("next_hop").is_none(), "{json}");
+        assert!(hop.get("previous_hop").is_none(), "{json}");
         Ok(())
     });
     let kinds = must_be_given_up(client, server);
@@ -309,5 +316,6 @@ fn a_refusal_is_the_servers_where_there_is_a_next_hop() {
         assert_eq!(handshake["status"], status);
     }
     assert_eq!(passed["next_hop"], next["conn"]);
+    assert_eq!(next["previous_hop"], passed["conn"]);
     assert!(proxys.get("next_hop").is_none() && next.get("next_hop").is_none());
 }

@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::Add,
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -95,7 +96,7 @@ pub struct Load {
     script: Script,
     orders: watch::Sender<Orders>,
     client: Side,
-    server: Side,
+    servers: Vec<Side>,
 }
 
 impl Load {
@@ -109,25 +110,42 @@ impl Load {
         on: SocketAddr,
         script: Script,
     ) -> Self {
+        Self::open_among(client, &[(server, on)], to, script)
+    }
+
+    /// As [`Load::open`], to where each of the servers is reached by as many of the connections.
+    #[track_caller]
+    pub fn open_among(
+        client: &Netns,
+        servers: &[(&Netns, SocketAddr)],
+        to: SocketAddr,
+        script: Script,
+    ) -> Self {
         let (orders, watched) = watch::channel(Orders::default());
         let (opened, mut all_opened) = mpsc::channel::<()>(1);
-        let (listening, ready) = std::sync::mpsc::channel();
         let n = script.connections;
 
-        let server = Side::spawn(server, &script, Closer::Server, &watched, &opened, {
-            move |end: End| async move {
-                let listener = TcpListener::bind(on).await.expect("a free port");
-                listening.send(()).expect("the test is waiting");
-                for i in 0..n {
-                    let (stream, _) = listener.accept().await.expect("a client");
-                    tokio::spawn(end.clone().serve(stream, i));
+        let each = n / servers.len() as u64;
+        assert_eq!(each * servers.len() as u64, n, "as many for each");
+        let serve = |&(server, on): &(&Netns, SocketAddr)| {
+            let (listening, ready) = std::sync::mpsc::channel();
+            let side = Side::spawn(server, &script, Closer::Server, &watched, &opened, {
+                move |end: End| async move {
+                    let listener = TcpListener::bind(on).await.expect("a free port");
+                    listening.send(()).expect("the test is waiting");
+                    for i in 0..each {
+                        let (stream, _) = listener.accept().await.expect("a client");
+                        tokio::spawn(end.clone().serve(stream, i));
+                    }
+                    end
                 }
-                end
-            }
-        });
-        ready
-            .recv_timeout(Duration::from_secs(10))
-            .expect("a listening server");
+            });
+            ready
+                .recv_timeout(Duration::from_secs(10))
+                .expect("a listening server");
+            side
+        };
+        let servers = servers.iter().map(serve).collect();
         let client = Side::spawn(client, &script, Closer::Client, &watched, &opened, {
             move |end: End| async move {
                 for i in 0..n {
@@ -153,7 +171,7 @@ impl Load {
             script,
             orders,
             client,
-            server,
+            servers,
         }
     }
 
@@ -168,9 +186,9 @@ impl Load {
             "the peers have exchanged what they should",
             LIFETIME,
             || {
-                let sent =
-                    [&self.client, &self.server].map(|side| side.sent.load(Ordering::Acquire));
-                let (client, server) = (self.client.report(), self.server.report());
+                let sent = |side: &Side| side.sent.load(Ordering::Acquire);
+                let sent = [sent(&self.client), self.servers.iter().map(sent).sum()];
+                let (client, server) = (self.client.report(), self.served());
                 let arrived = client.sent == server.received && server.sent == client.received;
                 // Pongs follow by themselves: all is over once nothing has moved for a while.
                 let now = Some((client, server));
@@ -188,11 +206,13 @@ impl Load {
     /// What has been exchanged so far.
     #[track_caller]
     pub fn so_far(&self) -> Tally {
-        Tally::agreed(
-            &self.client.report(),
-            &self.server.report(),
-            self.initiator(),
-        )
+        Tally::agreed(&self.client.report(), &self.served(), self.initiator())
+    }
+
+    /// What the servers report together.
+    fn served(&self) -> Report {
+        let reports = self.servers.iter().map(Side::report);
+        reports.reduce(Add::add).unwrap_or_default()
     }
 
     /// Closes all connections: what was exchanged, by both ends' count.
@@ -200,11 +220,14 @@ impl Load {
     pub fn close(self) -> Tally {
         self.orders.send_modify(|orders| orders.close = true);
         let initiator = self.initiator();
-        let [client, server] = [self.client, self.server].map(|side| {
+        let end = |side: Side| {
             side.thread.join().expect("peers that come to their end");
             let report = side.report.lock().unwrap_or_else(PoisonError::into_inner);
             report.clone()
-        });
+        };
+        let client = end(self.client);
+        let servers = self.servers.into_iter().map(end);
+        let server = servers.reduce(Add::add).unwrap_or_default();
         let tally = Tally::agreed(&client, &server, initiator);
         assert_eq!(tally.closed.values().sum::<u64>(), self.script.connections);
         tally

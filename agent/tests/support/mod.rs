@@ -3,10 +3,13 @@
 
 pub mod agent;
 pub mod browser;
+pub mod cluster;
+pub mod container;
 pub mod exposition;
 pub mod load;
 pub mod machine;
 pub mod netns;
+pub mod node;
 pub mod peers;
 pub mod proxy;
 pub mod random;

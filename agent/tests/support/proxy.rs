@@ -54,9 +54,20 @@ impl Proxy {
     /// nginx, which gives up a tunnel whose server is silent for `patience`.
     #[track_caller]
     pub fn nginx(row: &Row, patience: Duration) -> Self {
-        let (front, back, patience) = (Row::front(), Row::back(), patience.as_millis());
+        Self::nginx_between(&row.proxy, Row::front(), Row::back(), patience)
+    }
+
+    /// The same in `ns`, which listens on `front` and passes on to `back`.
+    #[track_caller]
+    pub fn nginx_between(
+        ns: &Netns,
+        front: SocketAddr,
+        back: SocketAddr,
+        patience: Duration,
+    ) -> Self {
+        let patience = patience.as_millis();
         // One process, which writes nothing outside of its folder.
-        Self::start(row, "nginx", &["-e", "stderr", "-c"], |folder| {
+        Self::start(ns, front, "nginx", &["-e", "stderr", "-c"], |folder| {
             let own = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|kind| format!("{kind}_temp_path {folder}/{kind};"))
                 .concat();
@@ -75,7 +86,7 @@ impl Proxy {
     #[track_caller]
     pub fn haproxy(row: &Row, mode: &str, server: &str, patience: Duration) -> Self {
         let (front, back, patience) = (Row::front(), Row::back(), patience.as_millis());
-        Self::start(row, "haproxy", &["-db", "-f"], |_| {
+        Self::start(&row.proxy, front, "haproxy", &["-db", "-f"], |_| {
             format!(
                 "global\nnbthread 1\ndefaults\nmode {mode}\ntimeout connect 5s\n\
                  timeout client 60s\ntimeout server 60s\ntimeout tunnel {patience}ms\n\
@@ -84,18 +95,24 @@ impl Proxy {
         })
     }
 
-    fn start(row: &Row, program: &str, flags: &[&str], config: impl Fn(&str) -> String) -> Self {
+    fn start(
+        ns: &Netns,
+        front: SocketAddr,
+        program: &str,
+        flags: &[&str],
+        config: impl Fn(&str) -> String,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config");
         let config = config(folder.path().to_str().expect("a path in UTF-8"));
         fs::write(&path, config).expect("a file");
-        let mut command = row.proxy.command(program);
+        let mut command = ns.command(program);
         command.args(flags).arg(&path);
         let mut process = Process::spawn(command);
-        let listening = Row::front().to_string();
+        let listening = front.to_string();
         eventually("the proxy listens", Duration::from_secs(10), || {
             process.must_live();
-            let sockets = row.proxy.run("ss", &["-Hltn"]);
+            let sockets = ns.run("ss", &["-Hltn"]);
             sockets.contains(&listening).then_some(()).ok_or(sockets)
         });
         Self {

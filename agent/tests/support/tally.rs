@@ -109,6 +109,21 @@ impl Report {
     }
 }
 
+impl Add for Report {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        for (code, n) in other.closed {
+            *self.closed.entry(code).or_default() += n;
+        }
+        Self {
+            sent: self.sent + &other.sent,
+            received: self.received + &other.received,
+            closed: self.closed,
+        }
+    }
+}
+
 /// Both directions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tally {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::{
     Context,
-    account::{Account, Attempt, Decided, RequestSeen},
+    account::{Account, AnswerSeen, Attempt, Decided},
 };
 use crate::proto::{
     event::Outcome,
@@ -410,14 +410,10 @@ impl Http {
         }
         self.pending.push_back(match request.asks {
             Asks::Upgrade(request) => {
-                if let Some(key) = &request.key {
-                    account.request = Some(RequestSeen {
-                        key: key.clone(),
-                        client: side,
-                        offset: *began_at,
-                    });
-                }
                 let began = *began;
+                if let Some(key) = &request.key {
+                    account.ask(side, key, began, *began_at, cx);
+                }
                 Pending::Upgrade(Attempt { request, began })
             }
             other => Pending::Other(other),
@@ -459,6 +455,15 @@ impl Http {
                 // Another protocol takes over.
                 _ => return Step::NotHttp { tls: false },
             };
+            if attempt.is_none()
+                && let Some(accept) = &response.accept
+            {
+                account.unasked = Some(AnswerSeen {
+                    accept: accept.clone(),
+                    server: side,
+                    offset: self.sides[side].began_at,
+                });
+            }
             let request = match &mut self.sides[client].reading {
                 Reading::Head(head) if attempt.is_none() => Some(std::mem::take(head)),
                 _ => None,

@@ -35,6 +35,7 @@ impl Session {
             violations,
             decision,
             request,
+            unasked,
             answered,
             ..
         } = &self.account;
@@ -45,6 +46,7 @@ impl Session {
             && violations.is_empty()
             && decision.is_none()
             && request.is_none()
+            && unasked.is_none()
             && answered.is_none()
             && self.fins.iter().all(Option::is_none)
             && self.over.is_none()
@@ -94,10 +96,11 @@ impl WebSocket {
     }
 
     fn pack(&mut self, p: &mut Packer) {
+        let Timestamp(opened) = self.connection.opened;
         let Timestamp(last_activity) = &mut self.last_activity;
-        p.number(last_activity);
+        p.near(last_activity, opened);
         let Timestamp(heard) = &mut self.heard;
-        p.number(heard);
+        p.near(heard, *last_activity);
         for d in Direction::BOTH {
             self.incoming[d].pack(p);
         }

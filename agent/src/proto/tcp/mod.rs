@@ -315,6 +315,12 @@ impl TcpFlow {
         self.streams[1 - (side & 1)].expect_answer();
     }
 
+    /// Where the answer begins that `side` waits for.
+    #[must_use]
+    pub fn answer_to(&self, side: usize) -> Option<SeqNumber> {
+        self.streams[1 - (side & 1)].expected_answer()
+    }
+
     /// The other side of `side` is followed elsewhere, and its acknowledgements with it: none is
     /// waited for.
     pub fn forget_acknowledgement(&mut self, side: usize) {

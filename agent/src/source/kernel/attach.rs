@@ -45,7 +45,7 @@ use super::{
     namespaces::Namespaces,
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
-    program::{self, in_map},
+    program::in_map,
     requirements,
     status::{AttachStatus, update},
 };
@@ -177,14 +177,50 @@ impl Attacher {
         attacher.log = log;
         attacher.beat()?;
         attacher.list()?;
-        if let Some(others) = &mut attacher.others {
+        if method == Method::Tcx {
+            attacher.remove_stale();
+        }
+        Ok(attacher)
+    }
+
+    /// Removes what a predecessor that was killed has left behind, where filters are not looked at each
+    /// time that one of them is added.
+    fn remove_stale(&mut self) {
+        let Self {
+            pending,
+            selection,
+            netlink,
+            ..
+        } = self;
+        for link in pending
+            .values()
+            .filter(|link| selection.matches(&link.name))
+        {
+            match survey(netlink, link) {
+                Ok(survey) if survey.qdisc_is_ours && survey.is_empty() => {
+                    remove_qdisc(netlink, link.index, &link.name);
+                }
+                Ok(_) => {}
+                Err(error) if !is_still(link) => log::debug!("{}: {error}", link.name),
+                Err(error) => log::warn!("{}: {error}", link.name),
+            }
+        }
+    }
+
+    /// Attaches to the interfaces that are there, or to the first of them if they are many.
+    ///
+    /// # Errors
+    ///
+    /// There are some, and none of them can be attached to.
+    pub(super) fn begin(&mut self) -> Result<(), KernelError> {
+        let deadline = Instant::now() + START;
+        if let Some(others) = &mut self.others {
             others.scan();
         }
-        let deadline = Instant::now() + START;
-        while (attacher.interfaces.is_empty() || Instant::now() < deadline) && attacher.advance() {}
-        if attacher.interfaces.is_empty() {
-            if let Some((index, reason)) = attacher.refused.first_key_value() {
-                let name = attacher.status.names.name(*index);
+        while (self.interfaces.is_empty() || Instant::now() < deadline) && self.advance() {}
+        if self.interfaces.is_empty() {
+            if let Some((index, reason)) = self.refused.first_key_value() {
+                let name = self.status.names.name(*index);
                 return Err(KernelError::Attach {
                     interface: name.map_or("an interface".into(), |on| on.name).to_string(),
                     reason: reason.clone(),
@@ -192,7 +228,7 @@ impl Attacher {
             }
             log::warn!("no interface that is up matches --interface; waiting for one");
         }
-        Ok(attacher)
+        Ok(())
     }
 
     /// One for another namespace, in which the calling thread is: its number and what it is called are
@@ -215,6 +251,9 @@ impl Attacher {
             numbers: BTreeMap::new(),
         });
         attacher.list()?;
+        if method == Method::Tcx {
+            attacher.remove_stale();
+        }
         Ok(attacher)
     }
 
@@ -509,7 +548,7 @@ impl Attacher {
         // The kernel has taken filters and qdiscs away with the interface; a TCX link is left, and
         // goes with its descriptor.
         if let Some(attached) = self.interfaces.remove(&index) {
-            log::info!("{} is gone", attached.name);
+            log::debug!("{} is gone", attached.name);
         }
         self.publish();
     }
@@ -579,7 +618,7 @@ impl Attacher {
             scope: self.scope(),
         };
         match &mut self.programs {
-            Programs::Own(ebpf) => program::verify(ebpf, framing).map(|()| None),
+            Programs::Own(_) => Ok(None),
             Programs::Inner(inner) => lock(inner).load(vantage, framing).map(Some),
         }
         .map_err(|error| error.to_string())
@@ -592,16 +631,11 @@ impl Attacher {
         mut own: Option<&mut Ebpf>,
         attached: &mut Attached,
     ) -> Result<(), String> {
-        let survey = Survey::take(&mut self.netlink, link.index)
-            .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
-        if survey.removed > 0 {
-            log::info!("{}: removed filters of an agent that was killed", link.name);
-        }
-        if self.method == Method::Clsact {
-            attached.qdisc_is_ours |= survey.qdisc_is_ours;
-        } else if survey.qdisc_is_ours && survey.is_empty() {
-            remove_qdisc(&mut self.netlink, link.index, &link.name);
-        }
+        let survey = match self.method {
+            Method::Tcx => Survey::default(),
+            Method::Clsact => survey(&mut self.netlink, link)?,
+        };
+        attached.qdisc_is_ours |= survey.qdisc_is_ours;
         let names = globals::PROGRAMS[framing as usize];
         for (side, name) in Side::BOTH.into_iter().zip(names) {
             let options = match &self.claim {
@@ -698,6 +732,16 @@ impl Drop for Attacher {
 
 fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at the filters of an interface, and removes those of an agent that was killed.
+fn survey(netlink: &mut Connection, link: &Link) -> Result<Survey, String> {
+    let survey = Survey::take(netlink, link.index)
+        .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
+    if survey.removed > 0 {
+        log::info!("{}: removed filters of an agent that was killed", link.name);
+    }
+    Ok(survey)
 }
 
 /// Detaches, and removes the qdisc if it is ours and nobody else uses it.

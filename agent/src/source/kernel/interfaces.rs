@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::netlink::LinkAddress;
+use super::{here::Here, netlink::LinkAddress};
 
 /// Interfaces that are gone and whose names are still told: what was seen on them may end later.
 const REMEMBERED: usize = 1024;
@@ -45,16 +45,20 @@ impl Framing {
     }
 }
 
-/// Addresses of this machine, as its network namespace has them, and the others that are followed; shared
-/// with who asks which end of a connection is here.
+/// Addresses of this machine, as its network namespace and the others that are followed have them, and of its
+/// containers; shared with who asks which end of a connection is here.
 #[derive(Clone, Debug, Default)]
-pub struct LocalAddresses(Arc<RwLock<BTreeSet<(IpAddr, u32, u32)>>>);
+pub struct LocalAddresses(Arc<RwLock<BTreeSet<(IpAddr, u32, u32)>>>, Arc<Here>);
 
 impl LocalAddresses {
-    /// Whether `address` is this machine's.
+    /// Whether `address` is this machine's, or that of a container on it.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        self.are_own(address) || self.1.has(address)
+    }
+
+    fn are_own(&self, address: IpAddr) -> bool {
         let addresses = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut of_any_interface = addresses.range((address, 0, 0)..=(address, u32::MAX, u32::MAX));
         // All of 127.0.0.0/8 is, and only its first address is listed.

@@ -4,6 +4,8 @@
 //! apart here down to the few attributes that matter: foreign filters carry attributes that no
 //! decoder knows all of, and must not make a listing fail.
 
+pub mod route;
+
 use std::{
     collections::VecDeque,
     io,

@@ -85,7 +85,7 @@ pub(super) fn load(
 
     verify_at_once(&mut ebpf)?;
     install_body(&mut ebpf)?;
-    verify(&mut ebpf, Framing::Ethernet)?;
+    verify(&mut ebpf)?;
     let log = if config.kernel_log != LevelFilter::Off {
         EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
@@ -176,24 +176,26 @@ pub fn prepare(
     loader.load(OBJECT).map_err(load_error)
 }
 
-/// Has the verifier look at the programs for one framing, unless it has. The maps must still be open.
-pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
-    for name in globals::PROGRAMS[framing as usize] {
+/// Has the verifier look at the programs for every framing, unless it has.
+fn verify(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    for name in globals::PROGRAMS.as_flattened() {
         verified(ebpf, name)?;
     }
     Ok(())
 }
 
-/// Has the verifier look at the programs that are needed in any case, each in a thread, since that is most of
-/// what starting takes. One that has got no thread is left to [`verify`] and [`install_body`].
+/// Has the verifier look at all programs, each in a thread, since that is most of what starting takes. One that
+/// has got no thread is left to [`verify`] and [`install_body`].
+///
+/// Those for a framing that no interface has are among them: once there is one, it is too late, for what
+/// loading takes has been given up.
 fn verify_at_once(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    // Every network namespace has a loopback interface, which is Ethernet to us.
-    let [ingress, egress] = globals::PROGRAMS[Framing::Ethernet as usize];
-    let needed = [globals::BODY, ingress, egress];
+    let programs = globals::PROGRAMS.as_flattened().iter().copied();
+    let needed: Vec<_> = [globals::BODY].into_iter().chain(programs).collect();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (name, program) in ebpf.programs_mut() {
-            let Some(name) = needed.into_iter().find(|needed| *needed == name) else {
+            let Some(name) = needed.iter().copied().find(|needed| *needed == name) else {
                 continue;
             };
             let verifying = thread::Builder::new()

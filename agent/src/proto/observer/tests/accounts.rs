@@ -2,7 +2,8 @@
 
 use super::config;
 use crate::proto::{
-    event::EventKind,
+    event::{Event, EventKind},
+    flow::Direction,
     observer::{
         Decision,
         script::{REQUEST, RESPONSE, Script, masked, plain},
@@ -43,6 +44,102 @@ fn behind_nat_it_is_the_same() {
     assert_eq!(s.lines(), ONCE);
     assert_eq!(s.decisions(), [Decision::Ignore, Decision::Follow]);
     assert_eq!(s.observer.stats().active, 1);
+}
+
+/// Packets pass the hooks in the order of their way: the client is whom the first saw, and the server whom
+/// the last one did.
+#[test]
+fn the_ends_are_those_that_really_talk() {
+    let mut s = Script::new(config());
+    let client = s.client;
+    let service = ([10, 96, 0, 10], 80).into();
+    let pod = ([10, 244, 1, 2], 8080).into();
+    let conversation = |s: &mut Script| {
+        let next = s.next;
+        for (client, server) in [(client, service), (([203, 0, 113, 5], 61_000).into(), pod)] {
+            (s.client, s.server, s.next) = (client, server, next);
+            s.connect();
+            s.client(REQUEST.as_bytes());
+        }
+        let next = s.next;
+        for (client, server) in [(([203, 0, 113, 5], 61_000).into(), pod), (client, service)] {
+            (s.client, s.server, s.next) = (client, server, next);
+            s.server(RESPONSE.as_bytes());
+        }
+    };
+    conversation(&mut s);
+    let events = s.events();
+    let [event] = events.as_slice() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(event.connection.client, client);
+    assert_eq!(event.connection.server, pod);
+}
+
+/// Where a bridge hands packets to the firewall, its own device sees what comes back with the client's
+/// address and the server's real one, and nothing of what goes there.
+#[test]
+fn what_comes_back_alone_is_the_same() {
+    let mut s = Script::new(config());
+    let asked = (s.client, s.server);
+    let pod = ([10, 244, 0, 2], 8080).into();
+    let masqueraded = (([10, 244, 0, 1], 61_000).into(), pod);
+    let mut next = s.next;
+    for ends in [asked, masqueraded] {
+        (s.client, s.server, s.next) = (ends.0, ends.1, next);
+        s.connect();
+        s.client(REQUEST.as_bytes());
+    }
+    next = s.next;
+    for ends in [masqueraded, (asked.0, pod), asked] {
+        (s.client, s.server, s.next) = (ends.0, ends.1, next);
+        s.server(RESPONSE.as_bytes());
+        s.server(&plain(0x82, b"x"));
+    }
+    assert_eq!(s.lines(), [ONCE[0], ONCE[3], ONCE[4]]);
+    assert_eq!(s.observer.stats().active, 1);
+}
+
+/// Found by its frames on either side of a translation.
+#[test]
+fn midstream_it_is_the_same() {
+    for one_way in [false, true] {
+        let mut s = Script::new(config());
+        let client = s.client;
+        let service = ([10, 96, 0, 10], 80).into();
+        let pod = ([10, 244, 1, 2], 8080).into();
+        let ways = [(client, service), (([203, 0, 113, 5], 61_000).into(), pod)];
+        for n in 0..40_u8 {
+            let next = s.next;
+            for (client, server) in ways {
+                (s.client, s.server, s.next) = (client, server, next);
+                s.client(&masked(0x82, &[n; 20]));
+            }
+            if one_way && n < 20 {
+                continue;
+            }
+            let next = s.next;
+            for (client, server) in ways.into_iter().rev() {
+                (s.client, s.server, s.next) = (client, server, next);
+                s.server(&plain(0x81, b"answer"));
+            }
+        }
+        assert_eq!(s.observer.stats().active, 1, "one way: {one_way}");
+        let events = s.events();
+        let frames = |direction| {
+            let is_frame = |event: &&Event| match &event.kind {
+                EventKind::Frame(frame) => frame.direction == direction,
+                _ => false,
+            };
+            events.iter().filter(is_frame).count()
+        };
+        let answers = if one_way { 20 } else { 40 };
+        assert_eq!(frames(Direction::ClientToServer), 40);
+        assert_eq!(frames(Direction::ServerToClient), answers);
+        let connection = &events[0].connection;
+        let server = if one_way { service } else { pod };
+        assert_eq!((connection.client, connection.server), (client, server));
+    }
 }
 
 /// As captured on the device `any`, or on both ends of a pair: the core cannot tell a copy from a
@@ -101,7 +198,7 @@ fn through_a_proxy(s: &mut Script, [outer, inner]: [&str; 2], within: bool) {
 }
 
 #[test]
-fn a_proxys_client_is_told_the_next_hop() {
+fn the_hops_of_a_proxied_connection_name_each_other() {
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
     const OTHER: &str = "AQIDBAUGBwgJCgsMDQ4PEA==";
     for (keys, within, linked) in [
@@ -120,13 +217,13 @@ fn a_proxys_client_is_told_the_next_hop() {
         let (inner, outer) = (handshakes.next().unwrap(), handshakes.next().unwrap());
         assert_eq!(inner.key.as_deref(), Some(keys[1]));
         assert_eq!(outer.key.as_deref(), Some(keys[0]));
-        assert_eq!(inner.next_hop, None);
-        let hop = outer
-            .next_hop
-            .as_ref()
-            .map(|hop| (hop.id, hop.client, hop.server));
-        let expected = (inner.id, inner.client, inner.server);
-        assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
+        assert_eq!((&inner.next_hop, &outer.previous_hop), (&None, &None));
+        for (hop, other) in [(&outer.next_hop, inner), (&inner.previous_hop, outer)] {
+            let hop = hop.as_ref().map(|hop| (hop.id, hop.client, hop.server));
+            let expected = (other.id, other.client, other.server);
+            assert_eq!(hop, linked.then_some(expected), "{keys:?} {within}");
+        }
+        assert_ne!(inner.id, outer.id);
     }
 }
 

@@ -66,6 +66,11 @@ impl Stream {
         self.answer = self.ack;
     }
 
+    /// Where the answer begins that comes next.
+    pub(in crate::proto::tcp) fn expected_answer(&self) -> Option<SeqNumber> {
+        self.answer
+    }
+
     /// Whether anything was delivered.
     fn started(&self) -> bool {
         self.next != self.origin || self.done
