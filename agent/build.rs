@@ -13,8 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya_build::{Package, Toolchain};
 
-/// Name of the object in `OUT_DIR`, which is the name of the eBPF crate's binary.
+/// Name of the package, and of the first object in `OUT_DIR`.
 const OBJECT: &str = "wstap-ebpf";
+/// Names of the objects in `OUT_DIR`, which are those of the eBPF crate's binaries.
+const OBJECTS: [&str; 2] = [OBJECT, "wstap-ebpf-inner"];
 /// The rustup toolchain that `cargo xtask setup` installs or links.
 const TOOLCHAIN: &str = "wstap-ebpf";
 /// Set for the run of this script that only builds the object.
@@ -68,8 +70,12 @@ fn run() -> Result<()> {
         "cargo:warning=built without the eBPF program ({error:#}): `wstap run` and `trace` \
          will not work; `cargo xtask build --release` sets up what is missing and builds with it"
     );
-    let stub = Path::new(&variable("OUT_DIR")?).join(OBJECT);
-    fs::write(&stub, []).with_context(|| format!("writing {}", stub.display()))
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    for object in OBJECTS {
+        let stub = out.join(object);
+        fs::write(&stub, []).with_context(|| format!("writing {}", stub.display()))?;
+    }
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<String> {

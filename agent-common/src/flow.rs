@@ -12,7 +12,8 @@ pub struct FlowKey {
     pub addr: [[u8; 16]; 2],
     /// Both ports, in host byte order.
     pub port: [u16; 2],
-    /// Which network namespace the key belongs to; 0 is the agent's own.
+    /// Which network namespace the addresses belong to, where they mean something only inside it (see
+    /// [`is_of_namespace`]); 0 for all others, and for the agent's own.
     pub scope: u32,
 }
 
@@ -109,6 +110,47 @@ pub fn unmapped(bytes: [u8; 16]) -> IpAddr {
         IpAddr::V6(Ipv6Addr::from(bytes))
     }
 }
+
+/// Whether an address, mapped and in network byte order, means something only inside a network
+/// namespace: loopback (127.0.0.0/8, `::1`) and link-local ones (169.254.0.0/16, `fe80::/10`).
+///
+/// All others are taken to mean the same in all namespaces, so that a connection is the same wherever it
+/// is seen.
+#[inline(always)]
+#[must_use]
+pub const fn is_of_namespace(address: [u32; 4]) -> bool {
+    let [a, b, c, d] = [
+        u32::from_be(address[0]),
+        u32::from_be(address[1]),
+        u32::from_be(address[2]),
+        u32::from_be(address[3]),
+    ];
+    if a | b != 0 {
+        return a >> 22 == 0xfe80 >> 6;
+    }
+    match c {
+        0xffff => d >> 24 == 127 || d >> 16 == 0xa9fe,
+        0 => d == 1,
+        _ => false,
+    }
+}
+
+/// Where in another network namespace than the agent's a packet is seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Vantage {
+    /// What stands for the interface in [`hook`] and in records: indexes of different namespaces
+    /// collide.
+    pub interface: u32,
+    /// The namespace's [`FlowKey::scope`]; not 0.
+    pub scope: u32,
+}
+
+const _: () = assert!(size_of::<Vantage>() == 8);
+
+/// The first [`Vantage::interface`]. No index of an interface is as high, and the last one fits into
+/// [`hook`].
+pub const FIRST_VANTAGE: u32 = 1 << 30;
 
 /// What the kernel program remembers of a flow.
 ///
@@ -483,6 +525,39 @@ mod tests {
             assert_eq!((sender, receiver), (sender, 1 - sender));
             assert_eq!(forth.socket_addr(sender), addr(a));
             assert_eq!(forth.socket_addr(receiver), addr(b));
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_namespace() {
+        let is_of_namespace = |address: &str| {
+            let octets = mapped(address.parse().unwrap());
+            let (words, _) = octets.as_chunks::<4>();
+            is_of_namespace([0, 1, 2, 3].map(|i| u32::from_ne_bytes(words[i])))
+        };
+        for address in [
+            "127.0.0.1",
+            "127.9.0.3",
+            "169.254.1.1",
+            "::1",
+            "fe80::1",
+            "febf::9",
+        ] {
+            assert!(is_of_namespace(address), "{address}");
+        }
+        for address in [
+            "10.0.0.1",
+            "128.0.0.1",
+            "169.253.0.1",
+            "::",
+            "::2",
+            "::127.0.0.1",
+            "fec0::1",
+            "fd00::1",
+            "2001:db8::1",
+            "0:0:1::1",
+        ] {
+            assert!(!is_of_namespace(address), "{address}");
         }
     }
 

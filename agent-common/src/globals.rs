@@ -89,6 +89,29 @@ pub const BODY_MAP: &str = "BODY";
 /// The program that all others go on with.
 pub const BODY: &str = "wstap_body";
 
+/// Per-CPU array of one [`crate::flow::Vantage`]: where the packet at hand is seen, if that is in another
+/// network namespace than the agent's.
+pub const VANTAGE_MAP: &str = "VANTAGE";
+/// Program array of four elements, [`INNER_PROGRAMS`] in their order.
+pub const INNER_MAP: &str = "INNER";
+
+/// Of the object that is loaded for an interface in another network namespace: array of one
+/// [`crate::flow::Vantage`], that interface.
+pub const HERE_MAP: &str = "HERE";
+
+/// The programs that those of an interface in another network namespace go on with, as [`PROGRAMS`].
+pub const INNER_PROGRAMS: [[&str; 2]; 2] = [
+    ["inner_eth_in", "inner_eth_out"],
+    ["inner_ip_in", "inner_ip_out"],
+];
+
+/// Where a program of [`INNER_PROGRAMS`] is in the map [`INNER_MAP`].
+#[inline(always)]
+#[must_use]
+pub const fn inner(link: usize, direction: usize) -> u32 {
+    (link * 2 + direction) as u32
+}
+
 /// The programs of the object: link layer and direction, as `PROGRAMS[link][direction]` with link 0
 /// for Ethernet framing (`lo` too) and 1 for devices whose packets begin with the IP header;
 /// direction 0 for ingress and 1 for egress. Names fit the kernel's 15 characters.

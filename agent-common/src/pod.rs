@@ -1,7 +1,7 @@
 //! Tells aya which of the types of this crate are plain data.
 
 use crate::{
-    flow::{Cursor, CursorKey, FlowKey, FlowState, Followed, Verdict},
+    flow::{Cursor, CursorKey, FlowKey, FlowState, Followed, Vantage, Verdict},
     tally::Tally,
 };
 
@@ -20,3 +20,5 @@ unsafe impl aya::Pod for CursorKey {}
 unsafe impl aya::Pod for Cursor {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Tally {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Vantage {}

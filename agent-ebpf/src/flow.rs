@@ -17,15 +17,15 @@ use wstap_common::{
     record::{RECORD_ARMING, RECORD_SEGMENT},
     tally::{TALLY_LEN, element},
 };
-use wstap_ebpf::recognise::Beginning;
+use wstap_ebpf::{bound::increment, recognise::Beginning};
 
 use crate::{
     follow::{followed, walk_behind},
     head::{ONLY_HEAD, REQUEST, blank_line, examine_request, peek},
     headers::{ACK, FIN, Headers, RST, SYN},
     maps::{
-        CANDIDATE, CANDIDATES, FLOWS, FREE_TALLIES, Flow, HINTS, NEW_FLOW, PASSAGE, TALLIES,
-        VERDICTS, WALKS, count,
+        CANDIDATE, CANDIDATES, CHANGES, FLOWS, FREE_TALLIES, Flow, HINTS, NEW_FLOW, PASSAGE,
+        TALLIES, VERDICTS, WALKS, count,
     },
     sample::{Origin, copy_described, describe, now},
 };
@@ -49,11 +49,28 @@ pub struct Passage {
     pub sender: u32,
     /// `wstap_common::flow::hook`.
     pub hook: u32,
+    /// `wstap_common::flow::Vantage::scope`, where the segment is not described yet.
+    pub scope: u32,
     /// Whether packets of this hook begin with an Ethernet header.
     pub is_ethernet: u32,
     /// Whether the segment is described already.
     pub is_segment: u32,
     pub clock: Clock,
+    /// By [`FlowKey::hint`].
+    pub recent: [Recent; RECENT],
+}
+
+/// Flows of which a CPU keeps what was made of them.
+pub const RECENT: usize = 32;
+
+/// A candidate that nothing more happens to, most likely: what a look-up has said of it.
+pub struct Recent {
+    /// Its [`FlowKey`].
+    pub key: [u64; size_of::<FlowKey>() / 8],
+    /// What [`CHANGES`] was before the look-up.
+    pub changes: u64,
+    /// [`stage::IGNORED`] or [`stage::HTTP`].
+    pub stage: u32,
 }
 
 /// Of [`crate::sample::recently`]: the timer's count, and the time when it was first seen.
@@ -177,6 +194,7 @@ extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
     let state = known.map_or(&raw mut *scratch, |state| state);
     // SAFETY: as above, or of `scratch`, which is not used by its other name meanwhile.
     let state = unsafe { &mut *state };
+    let before = state.stage;
     if is_new || (passage.opens() && passage.isn() != state.isn) {
         begin(state, passage);
     }
@@ -208,6 +226,12 @@ extern "C" fn unfollowed(skb: *mut __sk_buff) -> u64 {
         // Decided first and entered then: another CPU may do the same with another segment of the
         // flow, and the first of them wins.
         let _ = CANDIDATES.insert(&passage.key, &*scratch, BPF_NOEXIST.into());
+    }
+    if (is_new || state.stage != before)
+        && let Some(changes) = CHANGES.get_ptr_mut(0)
+    {
+        // SAFETY: an element of an array is always there, and aligned.
+        unsafe { increment(changes) };
     }
     outcome
 }

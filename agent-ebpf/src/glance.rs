@@ -14,6 +14,7 @@ use crate::{
     },
     is_watched,
     sample::bytes,
+    scope_of,
 };
 
 /// Bytes of an IPv4 header without options.
@@ -33,10 +34,10 @@ pub enum Glance {
     Unusual,
 }
 
-/// Looks at a packet. What it is goes straight into `passage`, of which the verifier knows nothing: so what
+/// Looks at a packet that is seen in the namespace `scope`. What it is goes straight into `passage`, of which the verifier knows nothing: so what
 /// follows is the same to it, whichever way has led there.
 #[inline(always)]
-pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance {
+pub fn glance(ctx: &TcContext, ethernet: bool, scope: u32, passage: &mut Passage) -> Glance {
     let offset = if ethernet { ETH_HLEN } else { 0 };
     let Some(ip) = linear(ctx, offset + IPV4_LEN) else {
         return Glance::Unusual;
@@ -80,6 +81,7 @@ pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance 
             let end = end_of_packet(ctx, offset, len.into());
             segment(
                 passage,
+                scope,
                 packet,
                 offset + IPV4_LEN,
                 end,
@@ -111,7 +113,15 @@ pub fn glance(ctx: &TcContext, ethernet: bool, passage: &mut Passage) -> Glance 
             // As `headers` has it: 0 in a packet too large for the field.
             let len = if len == 0 { 0 } else { u32::from(len) + 40 };
             let end = end_of_packet(ctx, offset, len);
-            segment(passage, packet, offset + IPV6_LEN, end, source, destination)
+            segment(
+                passage,
+                scope,
+                packet,
+                offset + IPV6_LEN,
+                end,
+                source,
+                destination,
+            )
         }
         ETH_P_8021Q | ETH_P_8021AD => Glance::Unusual,
         _ => Glance::Leave(Counter::NotTcp),
@@ -139,6 +149,7 @@ unsafe fn read<T: Copy>(packet: *const u8, offset: usize) -> T {
 #[inline(always)]
 fn segment(
     passage: &mut Passage,
+    scope: u32,
     packet: *const u8,
     offset: usize,
     end: u32,
@@ -176,8 +187,8 @@ fn segment(
         payload,
         len: end - payload,
     };
+    let scope = scope_of(scope, &source, &destination);
     let (source, destination) = (bytes(source), bytes(destination));
-    let scope = 0;
     if source_port < destination_port {
         passage.key = FlowKey {
             addr: [source, destination],

@@ -1,7 +1,8 @@
 //! The TC classifier of wstap: which bytes of which packets are worth copying.
 //!
-//! Four programs, one for each pair of link layer and direction, all of one body. Whatever happens,
-//! the verdict is the one that lets the packet go on to whatever else is attached.
+//! Four programs, one for each pair of link layer and direction, all of one body; and the same four for
+//! what is seen in other network namespaces, which the programs of `inner.rs` go on with. Whatever
+//! happens, the verdict is the one that lets the packet go on to whatever else is attached.
 #![no_std]
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of a program")]
@@ -27,13 +28,13 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::Counter,
-    flow::{FlowKey, hook},
+    flow::{FlowKey, Vantage, hook, is_of_namespace},
 };
 
 use crate::{
     flow::{Passage, decide},
     glance::{Glance, glance},
-    maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, count_at},
+    maps::{BODY, HEARTBEAT, HEARTBEAT_TIMEOUT, PASSAGE, PORT_FILTER, PORTS, VANTAGE, count_at},
     quick::quick,
     sample::{bytes, recently},
 };
@@ -41,25 +42,49 @@ use crate::{
 /// Ethernet framing, ingress.
 #[classifier]
 fn wstap_eth_in(ctx: TcContext) -> i32 {
-    enter(&ctx, true, false)
+    enter(&ctx, true, false, false)
 }
 
 /// Ethernet framing, egress.
 #[classifier]
 fn wstap_eth_out(ctx: TcContext) -> i32 {
-    enter(&ctx, true, true)
+    enter(&ctx, true, true, false)
 }
 
 /// Packets that begin with the IP header, ingress.
 #[classifier]
 fn wstap_ip_in(ctx: TcContext) -> i32 {
-    enter(&ctx, false, false)
+    enter(&ctx, false, false, false)
 }
 
 /// Packets that begin with the IP header, egress.
 #[classifier]
 fn wstap_ip_out(ctx: TcContext) -> i32 {
-    enter(&ctx, false, true)
+    enter(&ctx, false, true, false)
+}
+
+/// As [`wstap_eth_in`], in another network namespace.
+#[classifier]
+fn inner_eth_in(ctx: TcContext) -> i32 {
+    enter(&ctx, true, false, true)
+}
+
+/// As [`wstap_eth_out`], in another network namespace.
+#[classifier]
+fn inner_eth_out(ctx: TcContext) -> i32 {
+    enter(&ctx, true, true, true)
+}
+
+/// As [`wstap_ip_in`], in another network namespace.
+#[classifier]
+fn inner_ip_in(ctx: TcContext) -> i32 {
+    enter(&ctx, false, false, true)
+}
+
+/// As [`wstap_ip_out`], in another network namespace.
+#[classifier]
+fn inner_ip_out(ctx: TcContext) -> i32 {
+    enter(&ctx, false, true, true)
 }
 
 /// Does nothing: what a program costs that has nothing to do, for benchmarks to subtract.
@@ -71,8 +96,8 @@ fn wstap_empty(_ctx: TcContext) -> i32 {
 /// Looks at the headers, and goes on with [`wstap_body`] where there is more to do. That is the same for
 /// all: so the verifier walks it once, and not for each of them.
 #[inline(always)]
-fn enter(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
-    let counter = look(ctx, ethernet, egress);
+fn enter(ctx: &TcContext, ethernet: bool, egress: bool, inner: bool) -> i32 {
+    let counter = look(ctx, ethernet, egress, inner);
     if counter == ON_ITS_WAY {
         // SAFETY: context and map are those of this program.
         unsafe { BODY.tail_call(ctx, 0) };
@@ -91,7 +116,7 @@ fn enter(ctx: &TcContext, ethernet: bool, egress: bool) -> i32 {
 
 /// Notes the hook and describes the segment in `PASSAGE`, or says what the packet counts as.
 #[inline(always)]
-fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
+fn look(ctx: &TcContext, ethernet: bool, egress: bool, inner: bool) -> u32 {
     let Some(passage) = PASSAGE.get_ptr_mut(0) else {
         return Counter::Missed as u32;
     };
@@ -100,9 +125,21 @@ fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
     if !agent_is_alive(passage) {
         return Counter::Inert as u32;
     }
-    // SAFETY: the context is valid for the whole run of the program.
-    let hook = hook(unsafe { (*ctx.skb.skb).ifindex }, egress);
-    passage.is_segment = match glance(ctx, ethernet, passage) {
+    let Vantage { interface, scope } = if inner {
+        let Some(vantage) = VANTAGE.get_ptr(0) else {
+            return Counter::Missed as u32;
+        };
+        // SAFETY: this CPU's own slot, which the program has filled that went on with this one.
+        unsafe { *vantage }
+    } else {
+        Vantage {
+            // SAFETY: the context is valid for the whole run of the program.
+            interface: unsafe { (*ctx.skb.skb).ifindex },
+            scope: 0,
+        }
+    };
+    let hook = hook(interface, egress);
+    passage.is_segment = match glance(ctx, ethernet, scope, passage) {
         Glance::Leave(counter) => return counter as u32,
         Glance::Segment => {
             if let Some(counter) = quick(ctx.skb.skb, hook, passage) {
@@ -110,7 +147,10 @@ fn look(ctx: &TcContext, ethernet: bool, egress: bool) -> u32 {
             }
             1
         }
-        Glance::Unusual => 0,
+        Glance::Unusual => {
+            passage.scope = scope;
+            0
+        }
     };
     passage.hook = hook;
     passage.is_ethernet = ethernet.into();
@@ -163,11 +203,21 @@ extern "C" fn inspect(skb: *mut __sk_buff) -> u64 {
         headers.source_port,
         bytes(headers.destination),
         headers.destination_port,
-        0,
+        scope_of(passage.scope, &headers.source, &headers.destination),
     );
     passage.key = key;
     passage.sender = sender as u32;
     u64::from(ON_ITS_WAY)
+}
+
+/// [`FlowKey::scope`] of a segment between two addresses that is seen in the namespace `scope`.
+#[inline(always)]
+fn scope_of(scope: u32, source: &[u32; 4], destination: &[u32; 4]) -> u32 {
+    if scope != 0 && (is_of_namespace(*source) || is_of_namespace(*destination)) {
+        scope
+    } else {
+        0
+    }
 }
 
 /// A filter on a clsact qdisc outlives the agent that attached it; then it does nothing.

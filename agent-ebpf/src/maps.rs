@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use wstap_common::{
     counter::{COUNTERS as COUNTERS_LEN, Counter},
-    flow::{Cursor, CursorKey, FlowKey, FlowState, Verdict, Walked},
+    flow::{Cursor, CursorKey, FlowKey, FlowState, Vantage, Verdict, Walked},
     globals::{HINTS as HINTS_LEN, PORT_WORDS, SLOTS as SLOTS_LEN},
     record::RecordHeader,
     tally::Tally,
@@ -30,6 +30,11 @@ pub static COUNTERS: PerCpuArray<u64, { COUNTERS_LEN as usize }> = PerCpuArray::
 /// Sized by the agent at load.
 #[btf_map]
 pub static CANDIDATES: LruHashMap<FlowKey, FlowState, 65_536> = LruHashMap::new();
+
+/// How often a candidate has come or what is made of one has changed. What has been kept of `CANDIDATES` is void
+/// then.
+#[btf_map]
+pub static CHANGES: Array<u64, 1> = Array::new();
 
 /// The candidate at hand: one that is new, or is to be followed.
 #[btf_map]
@@ -115,6 +120,10 @@ pub static HEARTBEAT: Array<u64, 1> = Array::new();
 /// The body of all programs, which the agent puts here.
 #[btf_map]
 pub static BODY: ProgramArray<1> = ProgramArray::new();
+
+/// Where the packet at hand is seen, if that is in another network namespace.
+#[btf_map]
+pub static VANTAGE: PerCpuArray<Vantage, 1> = PerCpuArray::new();
 
 /// The segment at hand.
 #[btf_map]

@@ -16,13 +16,16 @@ use wstap_common::{
     record::{ENTRY_LEN, HEADER_LEN, MAX_ENTRY_CAPTURED, RECORD_WALK, RecordHeader, WalkHeader},
     tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, Tally, element},
 };
-use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
+use wstap_ebpf::{
+    bound::{bounded, load_u64, opaque, store_u64},
+    recognise::may_matter_behind_http,
+};
 
 use crate::{
-    flow::Passage,
+    flow::{Passage, RECENT},
     follow::{fill_from, place_of},
     headers::{FIN, Headers, RST, SYN},
-    maps::{CANDIDATES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
+    maps::{CANDIDATES, CHANGES, EACH_FRAME, ENTRIES, FLOWS, Flow, HINTS, PREVIEW, TALLIES, WALKS},
     sample::{precisely, recently, wakeup_now_and_then},
     walk::{ENTRIES_AT, ENTRIES_END, ENTRIES_LEN, NEAR, exceeds, output_with, size_class},
 };
@@ -45,11 +48,13 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
         // holds it; what is written to it then moves that flow's account by a segment.
         return followed(skb, hook, passage, unsafe { &mut *flow });
     }
-    let state = CANDIDATES.get_ptr_mut(&passage.key)?;
-    // SAFETY: as above, of an evicted entry; of a candidate a segment more or less is looked at then.
-    let stage = unsafe { (*state).stage };
+    let stage = stage_of(passage)?;
     if passage.headers.len > 0 {
-        (stage == stage::IGNORED).then_some(Counter::Ignored)
+        match stage {
+            stage::IGNORED => Some(Counter::Ignored),
+            stage::HTTP => is_body(skb, &passage.headers).then_some(Counter::Undecided),
+            _ => None,
+        }
     } else {
         // In these stages an acknowledgement says nothing.
         matches!(
@@ -58,6 +63,60 @@ pub fn quick(skb: *mut __sk_buff, hook: u32, passage: &mut Passage) -> Option<Co
         )
         .then_some(Counter::Empty)
     }
+}
+
+/// The stage of the candidate that the segment in `passage` belongs to.
+#[inline(always)]
+fn stage_of(passage: &mut Passage) -> Option<u32> {
+    // Before the look-up: what changes meanwhile voids what is kept.
+    // SAFETY: an element of an array is always there. Volatile, since other CPUs write it.
+    let changes = unsafe { CHANGES.get_ptr(0)?.read_volatile() };
+    let Passage { key, recent, .. } = passage;
+    let key = &*key;
+    let recent = recent.get_mut(key.hint() as usize % RECENT)?;
+    let word = |i: usize| {
+        // SAFETY: within the key.
+        unsafe { load_u64((&raw const *key).cast::<u8>().add(i * 8)) }
+    };
+    let mut differs = recent.changes ^ changes;
+    for (i, kept) in recent.key.iter().enumerate() {
+        differs |= kept ^ word(i);
+    }
+    if differs == 0 {
+        return Some(recent.stage);
+    }
+    let state = CANDIDATES.get_ptr_mut(key)?;
+    // SAFETY: as in `quick`, of an evicted entry; of a candidate a segment more or less is looked at then.
+    let stage = unsafe { (*state).stage };
+    if stage == stage::IGNORED || stage == stage::HTTP {
+        for (i, kept) in recent.key.iter_mut().enumerate() {
+            *kept = word(i);
+        }
+        recent.changes = changes;
+        recent.stage = stage;
+    }
+    Some(stage)
+}
+
+/// Whether the segment begins with nothing that means anything behind HTTP, as those of a body do. False where it
+/// is too short to tell.
+#[inline(always)]
+fn is_body(skb: *mut __sk_buff, headers: &Headers) -> bool {
+    let mut word = MaybeUninit::<u32>::uninit();
+    // SAFETY: there is room for four bytes. That so many are the segment's, and not padding behind it, is asked below.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast(),
+            headers.payload,
+            word.as_mut_ptr().cast(),
+            size_of::<u32>() as u32,
+        )
+    };
+    if failed != 0 || headers.len < size_of::<u32>() as u32 {
+        return false;
+    }
+    // SAFETY: the helper has filled it.
+    !may_matter_behind_http(u32::from_be(unsafe { word.assume_init() }))
 }
 
 /// A segment of a flow that is followed.
@@ -69,6 +128,7 @@ fn followed(
     flow: &mut Flow,
 ) -> Option<Counter> {
     let Passage {
+        key,
         headers,
         sender,
         clock,
@@ -109,7 +169,7 @@ fn followed(
         let tally = TALLIES.get_ptr_mut(element(flow.tally, sender as u32))?;
         let now = if EACH_FRAME.load() != 0 {
             let now = precisely(clock);
-            describe(headers, hook, flow, sender, place, now)?;
+            describe(headers, (hook, key.scope), flow, sender, place, now)?;
             now
         } else {
             recently(clock)
@@ -338,11 +398,11 @@ fn copy_text(skb: *mut __sk_buff, entries: *mut u8, from: u32, used: u64, len: u
     }
 }
 
-/// Writes the headers of the segment's record, as the walk does.
+/// Writes the headers of the segment's record, as the walk does; `seen` are its hook and scope.
 #[inline(always)]
 fn describe(
     headers: &Headers,
-    hook: u32,
+    seen: (u32, u32),
     flow: &Flow,
     sender: usize,
     place: Place,
@@ -352,7 +412,7 @@ fn describe(
     let direction = &flow.directions[sender & 1];
     // SAFETY: the buffer has room for both headers.
     let header = unsafe {
-        fill_from(entries.cast(), headers, hook, flow, now, RECORD_WALK);
+        fill_from(entries.cast(), headers, seen, flow, now, RECORD_WALK);
         &mut *entries.cast::<u8>().add(HEADER_LEN).cast::<WalkHeader>()
     };
     header.quiet_since = flow.last_seen;

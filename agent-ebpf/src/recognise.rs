@@ -73,6 +73,17 @@ pub fn beginning(bytes: &[u8; PEEK], len: u32) -> Beginning {
     Beginning::Other
 }
 
+/// Whether a segment of four bytes or more that begins with `word` (the first byte in the highest bits) may be
+/// something that changes what is made of a connection on which HTTP has been seen: a request that may ask for a
+/// WebSocket, a response, or TLS in a tunnel. Any of [`Beginning::Get`], [`Beginning::Proxied`],
+/// [`Beginning::SwitchingProtocols`] and [`Beginning::ClientHello`] is.
+#[inline(always)]
+#[must_use]
+pub fn may_matter_behind_http(word: u32) -> bool {
+    const PROXY_V2_WORD: u32 = PROXY_V2.0;
+    matches!(word, GET | HTTP | PROXY | PROXY_V2_WORD) || word >> 16 == 0x1603
+}
+
 const GET: u32 = u32::from_be_bytes(*b"GET ");
 const HTTP: u32 = u32::from_be_bytes(*b"HTTP");
 const VERSION: u32 = u32::from_be_bytes(*b"/1. ");
@@ -285,6 +296,47 @@ mod tests {
         assert_eq!(of(b"\x08\x00"), Beginning::Other);
         assert_eq!(of(b"\x88\x7e\x01\x00"), Beginning::Other);
         assert_eq!(of(b"\x81"), Beginning::Other);
+    }
+
+    #[test]
+    fn what_matters_behind_http_is_told_by_four_bytes() {
+        let word = |bytes: &[u8]| u32::from_be_bytes(bytes[..4].try_into().unwrap());
+        let matters: [&[u8]; 7] = [
+            b"GET / HTTP/1.1\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"PROXY UNKNOWN\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+            b"\x16\x03\x04\x02\x00\x01\x00\x01\xfc",
+        ];
+        for bytes in matters {
+            assert!(may_matter_behind_http(word(bytes)), "{bytes:?}");
+        }
+        assert!(!may_matter_behind_http(word(b"<html>")));
+        // Each beginning that means something is one of them, whatever it goes on with.
+        let mut state = 1u64;
+        for first in 0..=u8::MAX {
+            for n in 0..4096 {
+                let mut peek = [0; PEEK];
+                let text: &[u8] = matters[n % matters.len()];
+                let kept = n / matters.len() % 13;
+                peek[..text.len().min(PEEK)].copy_from_slice(&text[..text.len().min(PEEK)]);
+                for byte in &mut peek[kept..] {
+                    state = state.rotate_left(9).wrapping_mul(5);
+                    *byte = (state >> 56) as u8;
+                }
+                peek[0] = if n % 2 == 0 { first } else { peek[0] };
+                let matters = matches!(
+                    beginning(&peek, 64),
+                    Beginning::Get
+                        | Beginning::Proxied
+                        | Beginning::SwitchingProtocols
+                        | Beginning::ClientHello
+                );
+                assert!(!matters || may_matter_behind_http(word(&peek)), "{peek:?}");
+            }
+        }
     }
 
     #[test]

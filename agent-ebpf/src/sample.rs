@@ -109,7 +109,7 @@ pub fn describe(passage: &Passage, origin: &Origin) {
     header.flags = headers.flags;
     header.egress = (passage.hook & 1) as u8;
     header.kind = origin.kind;
-    header.scope = 0;
+    header.scope = passage.key.scope;
     header.tally = origin.tally;
     header.boundary = origin.boundary;
 }

@@ -24,7 +24,7 @@ use wstap_common::{
 use wstap_ebpf::bound::{bounded, load_u64, opaque, store_u64};
 
 pub use self::delta::{Delta, exceeds, size_class};
-use self::frame::{simple_frame, walk_frame};
+use self::frame::{Run, walk_frame};
 use crate::{
     maps::{ENTRIES, PREVIEW, RECORDS, SLOTS, WALK, count},
     sample::wakeup,
@@ -54,7 +54,7 @@ const PENDING: u64 = 0xff;
 /// See [`PENDING`].
 const PENDING_BITS: u32 = 8;
 /// Headers in one go of the inner loop.
-const HEADERS: u32 = 32;
+const HEADERS: u64 = 64;
 /// Goes of the inner loop: 64 KiB of the smallest frames, and more.
 const STEPS: u64 = 1152;
 
@@ -368,15 +368,28 @@ extern "C" fn walk_window(skb: *mut __sk_buff) -> u64 {
     walk.goes_on = 0;
     // One way back, by a condition at the end: verifiers before 6.8 refuse a loop to whose beginning an
     // instruction leads that does not jump.
-    let mut frames = 0;
+    let mut frames = 0_u64;
+    let mut run = Run::new(walk);
     let mut more;
     loop {
-        more = opaque(u64::from(simple_frame(walk) || walk_frame() == 0));
+        let mut goes_on = run.takes(walk);
+        if !goes_on {
+            run.end(walk);
+            // As often as not the next header is behind the window, and a call is dear.
+            if walk.at < walk.filled {
+                goes_on = walk_frame() == 0;
+            } else {
+                walk.status = status::MORE;
+            }
+            run = Run::new(walk);
+        }
+        more = opaque(u64::from(goes_on));
         frames += 1;
         if more == 0 || frames >= HEADERS {
             break;
         }
     }
+    run.end(walk);
     let at = opaque(walk.at);
     if more != 0 && at < walk.filled {
         walk.goes_on = 1;

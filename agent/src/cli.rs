@@ -13,8 +13,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder};
 use log::LevelFilter;
 
 pub use self::group::{
-    Attach, CaptureArgs, ColorWhen, CopyMode, EventName, Format, LimitArgs, MetricsArgs,
-    OutputArgs, SelectionArgs, When,
+    Attach, CaptureArgs, ColorWhen, CopyMode, EventName, Format, KubernetesArgs, LimitArgs,
+    MetricsArgs, OutputArgs, SelectionArgs, When,
 };
 
 /// What the help of every printing command says of its selection.
@@ -137,6 +137,9 @@ pub struct RunArgs {
         help_heading = "Metrics"
     )]
     pub connections_endpoint: When,
+    /// Names of pods.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
     /// Say more on standard error: debug, then trace
     #[arg(
         short,
@@ -169,6 +172,9 @@ pub struct TraceArgs {
     /// Output.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// Names of pods.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
     /// Limits.
     #[command(flatten)]
     pub limits: LimitArgs,

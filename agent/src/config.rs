@@ -9,8 +9,8 @@ use log::LevelFilter;
 use wstap_common::globals::MAX_PREVIEW;
 
 pub use crate::cli::{
-    Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format,
-    value::{Endpoint, OpcodeName},
+    Attach as AttachMode, ColorWhen as Color, CopyMode, EventName, Format, When as KubernetesMode,
+    value::{Endpoint, Netns, OpcodeName},
 };
 use crate::{
     cli::{self, value::Globs},
@@ -59,6 +59,8 @@ pub enum ConfigError {
 pub struct CaptureConfig {
     /// Where to attach.
     pub interfaces: InterfaceSelection,
+    /// In which other network namespaces.
+    pub namespaces: NamespaceSelection,
     /// Server ports to watch; empty for all.
     pub ports: Vec<RangeInclusive<u16>>,
     /// Bytes of the ring buffer: a power of two of at least 64 KiB, so a multiple of any page size.
@@ -78,6 +80,17 @@ pub struct CaptureConfig {
     pub max_candidates: u32,
     /// What the kernel program logs.
     pub kernel_log: LevelFilter,
+}
+
+/// Which network namespaces to follow besides the agent's own.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceSelection {
+    /// These.
+    pub wanted: Vec<Netns>,
+    /// So many at the same time.
+    pub max: usize,
+    /// Where the machine's procfs is mounted.
+    pub procfs: PathBuf,
 }
 
 /// Which interfaces to attach to.
@@ -161,6 +174,19 @@ pub struct SeriesConfig {
     pub path_label: PathLabel,
 }
 
+/// Where names of pods come from.
+#[derive(Clone, Debug)]
+pub struct KubernetesConfig {
+    /// Whether they are wanted.
+    pub mode: KubernetesMode,
+    /// The node whose pods are watched; `None` for the one that is called as the host is.
+    pub node_name: Option<String>,
+    /// Whether Services are wanted too.
+    pub services: bool,
+    /// Pods, and Services, that are known at the same time.
+    pub max_pods: usize,
+}
+
 /// What `wstap run` does.
 #[derive(Clone, Debug)]
 pub struct RunConfig {
@@ -174,6 +200,8 @@ pub struct RunConfig {
     pub series: SeriesConfig,
     /// Whether `/connections` is served.
     pub connections_endpoint: bool,
+    /// Names of pods.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// What `wstap trace` does.
@@ -187,6 +215,8 @@ pub struct TraceConfig {
     pub output: OutputConfig,
     /// What to print.
     pub selection: Selection,
+    /// Names of pods.
+    pub kubernetes: KubernetesConfig,
 }
 
 /// What `wstap check` does.
@@ -251,6 +281,7 @@ impl TryFrom<cli::RunArgs> for RunConfig {
                 cli::When::On => true,
                 cli::When::Off => false,
             },
+            kubernetes: kubernetes(args.kubernetes),
         })
     }
 }
@@ -279,6 +310,7 @@ impl TryFrom<cli::TraceArgs> for TraceConfig {
             },
             output,
             selection,
+            kubernetes: kubernetes(args.kubernetes),
         })
     }
 }
@@ -357,6 +389,11 @@ fn capture(args: &cli::CaptureArgs, limits: &cli::LimitArgs) -> Result<CaptureCo
             flag: "--interface and --exclude-interface",
             source,
         })?,
+        namespaces: NamespaceSelection {
+            wanted: args.netns.clone(),
+            max: saturating_usize(args.max_netns.into()),
+            procfs: args.procfs.clone(),
+        },
         ports: args.port.clone(),
         ring_buffer: saturating_u32(args.ring_buffer)
             .checked_next_power_of_two()
@@ -412,6 +449,15 @@ fn series(args: &cli::MetricsArgs) -> SeriesConfig {
         series_linger: args.series_linger,
         max_endpoints: args.max_endpoints,
         path_label: args.path_label,
+    }
+}
+
+fn kubernetes(args: cli::KubernetesArgs) -> KubernetesConfig {
+    KubernetesConfig {
+        mode: args.kubernetes,
+        node_name: args.node_name,
+        services: args.kubernetes_services,
+        max_pods: saturating_usize(args.max_pods.into()),
     }
 }
 
@@ -510,6 +556,18 @@ mod tests {
                 "{flags} {name}"
             );
         }
+    }
+
+    #[test]
+    fn other_namespaces_are_followed_where_it_is_asked_for() {
+        let none = run("").unwrap().capture.namespaces;
+        assert!(none.wanted.is_empty());
+        assert_eq!((none.max, none.procfs), (512, "/proc".into()));
+        let flags = "--netns blue,77 --netns pods --max-netns 9 --procfs /host/proc";
+        let some = run(flags).unwrap().capture.namespaces;
+        let wanted = [Netns::Name("blue".to_owned()), Netns::Pid(77), Netns::Pods];
+        assert_eq!(some.wanted, wanted);
+        assert_eq!((some.max, some.procfs), (9, "/host/proc".into()));
     }
 
     #[test]

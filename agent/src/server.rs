@@ -131,13 +131,18 @@ async fn live_connections(State(state): State<ServerState>) -> Response {
 }
 
 async fn readyz(State(state): State<ServerState>) -> Response {
-    match state.readiness.check() {
-        Ok(()) => plain(StatusCode::OK, "ready\n"),
-        Err(reason) => plain(
+    let (status, mut text) = match state.readiness.check() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("not ready: {reason}\n"),
         ),
+    };
+    if let Some(detail) = state.readiness.detail() {
+        text.push_str(&detail);
+        text.push('\n');
     }
+    plain(status, text)
 }
 
 fn hidden_connections() -> Response {

@@ -6,8 +6,10 @@ mod bench;
 mod bench_read;
 mod build;
 mod demo;
+mod deploy;
 mod fuzz;
 mod http;
+mod image_root;
 mod interrupt;
 mod kernels;
 mod measure;
@@ -21,6 +23,7 @@ mod test;
 mod walk;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -67,6 +70,15 @@ enum Command {
         #[arg(last = true, conflicts_with = "demo")]
         args: Vec<String>,
     },
+    /// Set up, build with optimisations, then lay out the root file system of the container image
+    ImageRoot {
+        /// Where: a folder that is new or empty
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// With this binary, and no build
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
     /// Set up, then format, clippy, documentation, build and all tests: what CI runs
     Test {
         /// Leave out the tests that load the kernel program
@@ -76,6 +88,8 @@ enum Command {
     /// Hold `wstap read` against other dissectors of the same captures; 1 where a difference is not
     /// explained
     Oracle(oracle::Args),
+    /// That what is under deploy/ is current and valid: chart, manifests, alerts, dashboards
+    Deploy(deploy::Args),
     /// Give the fuzz targets (all, or some) bytes that nobody thought of
     Fuzz {
         /// Only this target (repeatable)
@@ -133,8 +147,10 @@ fn main() -> ExitCode {
             ..
         } => demo::command(duration, built),
         Command::Run { built, args, .. } => run::command(&args, built),
+        Command::ImageRoot { dir, binary } => image_root::command(&dir, binary.as_deref()),
         Command::Test { no_kernel } => test::command(no_kernel),
         Command::Oracle(args) => oracle::command(&args),
+        Command::Deploy(args) => deploy::command(&args),
         Command::Fuzz {
             target,
             duration,

@@ -5,11 +5,13 @@
 //! uses these two and looks for nothing else.
 
 mod apt;
+mod deployment;
 mod linker;
 mod node;
 mod peers;
 mod toolchain;
 
+pub use deployment::Tools as DeploymentTools;
 pub use linker::link_probe;
 pub use toolchain::{Compiler, NAME as TOOLCHAIN};
 
@@ -57,7 +59,15 @@ pub fn ensure_tests() -> Result<()> {
     say(format!("peers for the tests: {}", python.display()));
     let modules = node::ensure()?;
     say(format!("peers on Node: {}", modules.display()));
+    ensure_deployment()?;
     Ok(())
+}
+
+/// What the checks of what is deployed need.
+pub fn ensure_deployment() -> Result<DeploymentTools> {
+    let tools = deployment::ensure()?;
+    say(format!("Helm and schemas: {}", tools.python.display()));
+    Ok(tools)
 }
 
 /// An emulator, what a kernel is booted with, and what its packages are unpacked with.

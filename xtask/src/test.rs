@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::build::{REQUIRE_EBPF, SKIP_EBPF};
 use crate::setup::{self, Compiler, TOOLCHAIN};
-use crate::{bench, bench_read, fuzz, kernels, oracle, process, workspace};
+use crate::{bench, bench_read, deploy, fuzz, kernels, oracle, process, workspace};
 
 /// The kernel program's package: it links for a BPF target only.
 const EBPF: &str = "wstap-ebpf";
@@ -69,6 +69,9 @@ fn all(steps: &mut Steps, tally: &mut Tally, no_kernel: bool) -> Result<()> {
         let root = workspace::root();
         let wstap = workspace::target().join("debug/wstap");
         oracle::compare(&root.join("agent/tests/golden"), &wstap, None)
+    })?;
+    steps.take("deployment", || {
+        deploy::check(&workspace::target().join("debug/wstap"))
     })?;
     steps.take("throughput", || {
         let wstap = workspace::target().join("debug/wstap");

@@ -166,10 +166,19 @@ pub(super) unsafe fn fill(
     kind: u32,
 ) {
     // SAFETY: as the caller says.
-    unsafe { fill_from(to, &passage.headers, passage.hook, flow, now, kind) };
+    unsafe {
+        fill_from(
+            to,
+            &passage.headers,
+            (passage.hook, passage.key.scope),
+            flow,
+            now,
+            kind,
+        );
+    };
 }
 
-/// As [`fill`], of a segment that is in no passage.
+/// As [`fill`], of a segment that is in no passage: its hook and scope are given.
 ///
 /// # Safety
 ///
@@ -178,7 +187,7 @@ pub(super) unsafe fn fill(
 pub unsafe fn fill_from(
     to: *mut RecordHeader,
     headers: &Headers,
-    hook: u32,
+    (hook, scope): (u32, u32),
     flow: &Flow,
     now: u64,
     kind: u32,
@@ -211,7 +220,7 @@ pub unsafe fn fill_from(
     record.flags = headers.flags;
     record.egress = (hook & 1) as u8;
     record.kind = kind;
-    record.scope = 0;
+    record.scope = scope;
     record.tally = flow.tally;
     record.boundary = 0;
 }

@@ -3,6 +3,9 @@
 use wstap_common::tally::{BYTE_KINDS, FRAME_KINDS, MESSAGE_KINDS, SIZES, Tally};
 use wstap_ebpf::bound::opaque;
 
+/// Bits of payload bytes in [`Delta::simple`]. A segment has less than a terabyte, and less than 2^24 frames.
+pub const SIMPLE_BITS: u32 = 40;
+
 /// What a walk adds to the tally.
 #[repr(C)]
 pub struct Delta {
@@ -14,10 +17,9 @@ pub struct Delta {
     pub messages: [u32; MESSAGE_KINDS],
     pub frame_sizes: [u32; SIZES + 4],
     pub message_sizes: [u32; SIZES + 4],
-    /// Messages in one frame, which are counted here alone: by index of messages, and by the size
-    /// of their frame.
-    pub simple_bytes: [u64; MESSAGE_KINDS],
-    pub simple_messages: [u32; MESSAGE_KINDS],
+    /// Messages in one frame, which are counted here alone: by index of messages their payload bytes, and from
+    /// [`SIMPLE_BITS`] on how many; and by the size of their frame.
+    pub simple: [u64; MESSAGE_KINDS],
     pub simple_sizes: [u32; SIZES + 4],
     pub last: u32,
     /// There is something at all.
@@ -34,23 +36,17 @@ pub fn exceeds(len: u64, bound: u64) -> u64 {
 /// The size class of a payload, as [`wstap_common::tally::size_bound`] has them.
 #[inline(always)]
 pub fn size_class(len: u64) -> u64 {
-    small_size_class(len)
-        + exceeds(len, 64 << 10)
-        + exceeds(len, 256 << 10)
-        + exceeds(len, 1 << 20)
-        + exceeds(len, 4 << 20)
-        + exceeds(len, 16 << 20)
-}
-
-/// As [`size_class`], of no more than 64 KiB.
-#[inline(always)]
-pub(super) fn small_size_class(len: u64) -> u64 {
     exceeds(len, 16)
         + exceeds(len, 64)
         + exceeds(len, 256)
         + exceeds(len, 1 << 10)
         + exceeds(len, 4 << 10)
         + exceeds(len, 16 << 10)
+        + exceeds(len, 64 << 10)
+        + exceeds(len, 256 << 10)
+        + exceeds(len, 1 << 20)
+        + exceeds(len, 4 << 20)
+        + exceeds(len, 16 << 20)
 }
 
 impl Delta {
@@ -78,7 +74,8 @@ impl Delta {
             tally.bytes[i] = tally.bytes[i].wrapping_add(self.bytes[i]);
         }
         for i in 0..MESSAGE_KINDS {
-            let (messages, bytes) = (self.simple_messages[i], self.simple_bytes[i]);
+            let messages = (self.simple[i] >> SIMPLE_BITS) as u32;
+            let bytes = self.simple[i] & ((1 << SIMPLE_BITS) - 1);
             // Text and binary, each plain and compressed.
             let kind = 1 + i / 2;
             tally.messages[i] = tally.messages[i].wrapping_add(self.messages[i] + messages);

@@ -1,74 +1,158 @@
 //! One frame of a window: what it counts as, and what of it is handed over.
 
+use core::mem::offset_of;
+
 use wstap_common::{
     flow::{mode, state},
     record::ENTRY_LEN,
-    tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT},
+    tally::{LAST_ENDS_MESSAGE, LAST_MESSAGE_SHIFT, size_bound},
 };
-use wstap_ebpf::bound::{load_u16, load_u64, opaque, store_u64};
+use wstap_ebpf::bound::{
+    add_u64_at, increment_u32_at, load_u16, load_u64, load_u64_at, opaque, store_u64,
+};
 
 use super::{
     CARRY, CONTROL_COPY, CONTROL_PAYLOAD, DATA_COPY, DEFLATE, DETAIL, ENTRIES_END, MASKED,
     PENDING_BITS, TRIAL, WINDOW, Walk,
-    delta::{exceeds, size_class, small_size_class},
+    delta::{SIMPLE_BITS, exceeds, size_class},
     status,
 };
 use crate::maps::{ENTRIES, WALK};
 
-/// Walks one frame of the window if it is nothing but a message by the rules that needs no entry, as
-/// most are; says whether it was.
+/// A run of frames that are nothing but messages by the rules and need no entry, as most are. What changes with
+/// each of them is here as far as can be, and not in the walk: there are only so many registers.
+pub(super) struct Run {
+    /// Where in the window the next header is.
+    at: u64,
+    /// What of the first two bytes is the same in all of them, as a mask, and what it is.
+    fixed: u64,
+    expected: u64,
+    /// Bytes of a header with a length of less than 126.
+    size: u64,
+    /// Where the last header may begin that is there in any case.
+    limit: u64,
+    /// `Walk::frames`, and the first bytes of the last one.
+    frames: u32,
+    head: u64,
+}
+
+/// Where in the walk things are that each frame needs.
+const WINDOW_AT: usize = offset_of!(Walk, window);
+const SIZES_AT: usize = offset_of!(Walk, delta.simple_sizes);
+const SIMPLE_AT: usize = offset_of!(Walk, delta.simple);
+
+impl Run {
+    /// A run that begins with the next frame of the walk. Nothing in it is a number that the verifier knows, or it would
+    /// follow each length of a run for itself.
+    #[inline(always)]
+    pub(super) fn new(walk: &Walk) -> Self {
+        let masked = u64::from(walk.flags & MASKED);
+        let deflate = u64::from(walk.flags & DEFLATE) >> 1;
+        // No message may be under way, no close frame behind, and no entry asked for.
+        let is_simple = 1 ^ exceeds(u64::from(walk.state | walk.flags & DETAIL), 0);
+        Self {
+            at: walk.at,
+            fixed: 0x80f0 ^ deflate << 6,
+            expected: 0x80 | masked << 15,
+            size: 2 + masked * 4,
+            // A header of eight bytes at most is there.
+            limit: walk.filled.wrapping_sub(8).wrapping_mul(is_simple),
+            frames: walk.frames,
+            head: walk.delta.last_size,
+        }
+    }
+
+    /// Walks one frame of the window, if it is of the run; says whether it was.
+    #[inline(always)]
+    pub(super) fn takes(&mut self, walk: &mut Walk) -> bool {
+        let at = opaque(self.at);
+        if at > CARRY + WINDOW || at > self.limit {
+            return false;
+        }
+        // SAFETY: behind any byte of the segment there is room for more.
+        let head =
+            unsafe { load_u64_at::<WINDOW_AT>((&raw const *walk).cast::<u8>().add(at as usize)) };
+        let Length { len, is_long } = length(head);
+        if (head & self.fixed) ^ self.expected
+            | ((head & 0x0f).wrapping_sub(1) & !1)
+            // A length of eight bytes, or one that would do with none.
+            | (is_long & ((head >> 8 & 0x7f) | exceeds(126, len)))
+            != 0
+        {
+            return false;
+        }
+        let (class, message) = (class(len) as usize, message(head) as usize);
+        let walk = (&raw mut *walk).cast::<u8>();
+        // SAFETY: the indices are within the arrays.
+        unsafe {
+            increment_u32_at::<SIZES_AT>(walk.add(class * size_of::<u32>()));
+            add_u64_at::<SIMPLE_AT>(walk.add(message * size_of::<u64>()), len | 1 << SIMPLE_BITS);
+        }
+        self.frames = self.frames.wrapping_add(1);
+        self.head = head;
+        self.at = at + self.size + is_long * 2 + len;
+        true
+    }
+
+    /// Ends the run: the walk goes on behind it.
+    #[inline(always)]
+    pub(super) fn end(&self, walk: &mut Walk) {
+        walk.at = self.at;
+        if walk.frames != self.frames {
+            walk.frames = self.frames;
+            let Length { len, .. } = length(self.head);
+            let delta = &mut walk.delta;
+            delta.last_size = len;
+            delta.last_message_size = len;
+            delta.last = (self.head as u32 & 0x0f)
+                | LAST_ENDS_MESSAGE
+                | (message(self.head) as u32) << LAST_MESSAGE_SHIFT;
+            delta.any = 1;
+        }
+    }
+}
+
+/// Payload length of a frame whose header has no length of eight bytes.
+struct Length {
+    len: u64,
+    /// 1 if the header has one of two bytes.
+    is_long: u64,
+}
+
+/// What the header `head` says of it; without a branch, see [`exceeds`].
 #[inline(always)]
-pub(super) fn simple_frame(walk: &mut Walk) -> bool {
-    // Nor is there a message under way, or a close frame behind; and no need of entries.
-    if walk.state | walk.flags & DETAIL != 0 {
-        return false;
-    }
-    let at = opaque(walk.at);
-    // A header of eight bytes at most is there.
-    if at > CARRY + WINDOW || at.wrapping_add(8) > walk.filled {
-        return false;
-    }
-    // SAFETY: behind any byte of the segment there is room for more.
-    let head = unsafe { load_u64(walk.window.as_ptr().add(at as usize)) };
-    let opcode = head & 0x0f;
-    let second = head >> 8 & 0xff;
-    let rsv1 = head >> 6 & 1;
-    let masked = second >> 7;
-    let short = second & 0x7f;
+fn length(head: u64) -> Length {
+    let short = head >> 8 & 0x7f;
     let long = (head >> 16 & 0xffff).swap_bytes() >> 48;
-    // Without a branch, see `exceeds`.
     let is_long = opaque(exceeds(short, 125));
     let len = short.wrapping_add(long.wrapping_sub(short).wrapping_mul(is_long));
-    if (head & 0xb0) ^ 0x80
-        | (opcode.wrapping_sub(1) & !1)
-        | (masked ^ u64::from(walk.flags & MASKED))
-        | (rsv1 & !(u64::from(walk.flags & DEFLATE) >> 1))
-        // A length of eight bytes, or one that would do with none.
-        | (is_long & (short | exceeds(126, long)))
-        != 0
-    {
-        return false;
+    Length { len, is_long }
+}
+
+/// Index into `Tally::messages` of a frame of text or binary.
+#[inline(always)]
+fn message(head: u64) -> u64 {
+    opaque(((head & 0x0f) - 1) * 2 + (head >> 6 & 1)) & 3
+}
+
+/// As [`size_class`], of less than 64 KiB: the bounds are compared with at once, each in 21 bits of a word. The
+/// highest of these becomes 1 where the length is larger.
+#[inline(always)]
+fn class(len: u64) -> u64 {
+    const LANE: u32 = 21;
+    const EACH: u64 = 1 | 1 << LANE | 1 << (2 * LANE);
+    const fn lanes(bounds: [u64; 3]) -> u64 {
+        let [a, b, c] = bounds;
+        let top = (1 << (LANE - 1)) - 1;
+        (top - a) | (top - b) << LANE | (top - c) << (2 * LANE)
     }
-    let size = 2 + masked * 4 + is_long * 2;
-    let class = opaque(small_size_class(len)) as usize & 15;
-    let message = opaque((opcode - 1) * 2 + rsv1) as usize & 3;
-    let delta = &raw mut walk.delta;
-    // SAFETY: the indices are within the arrays.
-    unsafe {
-        *(&raw mut (*delta).simple_sizes).cast::<u32>().add(class) += 1;
-        *(&raw mut (*delta).simple_messages)
-            .cast::<u32>()
-            .add(message) += 1;
-        *(&raw mut (*delta).simple_bytes).cast::<u64>().add(message) += len;
-        (*delta).last_size = len;
-        (*delta).last_message_size = len;
-        (*delta).last =
-            (opcode | u64::from(LAST_ENDS_MESSAGE) | (message as u64) << LAST_MESSAGE_SHIFT) as u32;
-        (*delta).any = 1;
-    }
-    walk.frames = walk.frames.wrapping_add(1);
-    walk.at = at + size + len;
-    true
+    const SMALL: u64 = lanes([size_bound(0), size_bound(1), size_bound(2)]);
+    const LARGE: u64 = lanes([size_bound(3), size_bound(4), size_bound(5)]);
+    let of_each = len.wrapping_mul(EACH);
+    let small = of_each.wrapping_add(SMALL) >> (LANE - 1) & EACH;
+    let large = of_each.wrapping_add(LARGE) >> (LANE - 1) & EACH;
+    // The sum of all lanes is in the last one.
+    opaque((small + large).wrapping_mul(EACH) >> (2 * LANE)) & 7
 }
 
 /// Walks one frame of the window in `WALK`; 0 if there may be more. A function of its own, so that

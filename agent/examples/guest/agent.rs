@@ -39,8 +39,13 @@ pub struct Agents {
 }
 
 impl Agents {
-    /// Starts them on these devices, and waits until they are attached to all.
-    pub fn start(program: &Path, flags: &[&str], devices: &[&str]) -> Result<Self> {
+    /// Starts them on these devices, and waits until they are attached to all, and to `inside`.
+    pub fn start(
+        program: &Path,
+        flags: &[&str],
+        devices: &[&str],
+        inside: &[&str],
+    ) -> Result<Self> {
         let listen = LISTEN.to_string();
         let run = [&["run", "-v", "--listen", &listen], flags].concat();
         let trace = [&["trace", "-vv", "-o", "json"], flags].concat();
@@ -48,8 +53,9 @@ impl Agents {
             run: Agent::spawn(program, &run, devices)?,
             trace: Agent::spawn(program, &trace, devices)?,
         };
-        agents.run.attached(devices).context("`run`")?;
-        agents.trace.attached(devices).context("`trace`")?;
+        let all = [devices, inside].concat();
+        agents.run.attached(&all).context("`run`")?;
+        agents.trace.attached(&all).context("`trace`")?;
         Ok(agents)
     }
 

@@ -42,6 +42,10 @@ const NAMESPACE: &str = "peer";
 /// with the IP header.
 const DEVICES: [&str; 3] = ["lo", "s0", "t0"];
 
+/// What they attach to at the other end, where they look at both: its end of the pair has another name.
+const OTHER_END: [&str; 2] = ["-i", "c0"];
+const INSIDE: [&str; 3] = ["lo in peer", "c0 in peer", "t0 in peer"];
+
 /// Addresses for documentation (RFC 5737, RFC 3849), which nothing else has.
 const ROUTES: [Route; 6] = [
     Route::new("lo", "IPv4", "127.0.0.1:7000"),
@@ -105,12 +109,22 @@ fn run() -> Result<()> {
         let copy = copy.unwrap_or("whole");
         for &method in modes {
             let flags = [&["--attach", method.as_str()], &flags[..]].concat();
-            let agents = Agents::start(&agent, &flags, &DEVICES)
+            let agents = Agents::start(&agent, &flags, &DEVICES, &[])
                 .with_context(|| format!("{} {copy}", method.as_str()))?;
             say(&json!({ "instructions": instructions::count(method, &flags)? }));
             for row in rows(agents, method, copy) {
                 say(&json!({ "row": row }));
             }
+        }
+    }
+    // What passes a device here and one there counts once.
+    for &method in modes {
+        let flags = ["--attach", method.as_str(), "--netns", NAMESPACE];
+        let flags = [&flags[..], &OTHER_END].concat();
+        let agents = Agents::start(&agent, &flags, &DEVICES, &INSIDE)
+            .with_context(|| format!("{} at both ends", method.as_str()))?;
+        for row in rows(agents, method, "both ends") {
+            say(&json!({ "row": row }));
         }
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! Flags that commands share, in groups, and the words that they take.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use globset::Glob;
 use log::LevelFilter;
 use wstap_common::record::MAX_SNAP_LENGTH;
 
-use super::value::{self, Endpoint, Globs, OpcodeName};
+use super::value::{self, Endpoint, Globs, Netns, OpcodeName};
 use crate::{proto::flow::Direction, sink::metrics::PathLabel};
 
 /// What to capture, and how.
@@ -32,6 +32,35 @@ pub struct CaptureArgs {
         value_parser = value::globs
     )]
     pub exclude_interface: Vec<Globs>,
+    /// Other network namespaces to attach in besides the agent's own: a name under /run/netns, a path,
+    /// a process id, or pods, for those of all processes of the machine; also those that appear later;
+    /// repeatable
+    #[arg(
+        long,
+        value_name = "NAME|PATH|PID|pods",
+        env = "WSTAP_NETNS",
+        value_delimiter = ',',
+        value_parser = value::netns
+    )]
+    pub netns: Vec<Netns>,
+    /// Network namespaces of --netns that are followed at the same time; further ones wait until one of
+    /// them is gone
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_NETNS",
+        default_value_t = 512,
+        value_parser = value::count(1, 1 << 16)
+    )]
+    pub max_netns: u32,
+    /// Where the machine's procfs is mounted, in which --netns looks for processes
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WSTAP_PROCFS",
+        default_value = "/proc"
+    )]
+    pub procfs: PathBuf,
     /// Server ports to watch; repeatable [default: all]
     #[arg(
         short,
@@ -218,7 +247,7 @@ pub struct MetricsArgs {
         value_parser = value::count(0, 1 << 20)
     )]
     pub connection_series: u32,
-    /// How long the series of a connection stay after its end
+    /// How long the series of a connection stay after its end, and those of an endpoint after its pod's
     #[arg(
         long,
         value_name = "DURATION",
@@ -247,6 +276,47 @@ pub struct MetricsArgs {
         hide_possible_values = true,
     )]
     pub path_label: PathLabel,
+}
+
+/// Names of pods.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct KubernetesArgs {
+    /// Name the pods at the ends of connections: on (by the service account or a kubeconfig), off, or auto,
+    /// only inside a cluster and by the service account
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "WSTAP_KUBERNETES",
+        value_enum,
+        default_value_t = When::Auto,
+        hide_possible_values = true,
+    )]
+    pub kubernetes: When,
+    /// The name of this node in the cluster, whose pods are watched [default: the host's name]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WSTAP_NODE_NAME",
+        value_parser = value::node_name
+    )]
+    pub node_name: Option<String>,
+    /// Name Services too, by their cluster addresses: those of the whole cluster are watched
+    #[arg(
+        long,
+        env = "WSTAP_KUBERNETES_SERVICES",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub kubernetes_services: bool,
+    /// Pods that are known at the same time, and as many Services; others have no names
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WSTAP_MAX_PODS",
+        default_value_t = 10_000,
+        value_parser = value::count(1, 1 << 20)
+    )]
+    pub max_pods: u32,
 }
 
 /// Which events to show.

@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -55,9 +56,18 @@ pub enum ValueError {
          reserved_7, reserved_b to reserved_f, and reserved for all of these"
     )]
     Opcode,
+    /// No network namespace.
+    #[error(
+        "not a network namespace: give a name under /run/netns, a path with a slash in it, a process \
+         id, or pods"
+    )]
+    Netns,
     /// No command.
     #[error("no such command")]
     Command,
+    /// No name of a node.
+    #[error("not the name of a node: give lower-case letters, digits, - and .")]
+    NodeName,
 }
 
 /// A number of bytes: `1500`, `64K`, `4M`, `1G`, powers of 1024, with or without a `B` behind.
@@ -169,6 +179,37 @@ pub fn ports(text: &str) -> Result<RangeInclusive<u16>, ValueError> {
         return Err(ValueError::PortOrder(from, to));
     }
     Ok(from..=to)
+}
+
+/// A network namespace, or many.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Netns {
+    /// Those of all processes of the machine.
+    Pods,
+    /// The one that is mounted under this name in `/run/netns`.
+    Name(String),
+    /// The one that is mounted, or linked to, at this path.
+    Path(PathBuf),
+    /// That of a process.
+    Pid(u32),
+}
+
+/// A network namespace, by name, path or process.
+///
+/// # Errors
+///
+/// It is none of these.
+pub fn netns(text: &str) -> Result<Netns, ValueError> {
+    match text {
+        "pods" => Ok(Netns::Pods),
+        "" | "." | ".." => Err(ValueError::Netns),
+        _ if text.contains('/') => Ok(Netns::Path(text.into())),
+        _ if text.bytes().all(|b| b.is_ascii_digit()) => match text.parse() {
+            Ok(pid @ 1..) => Ok(Netns::Pid(pid)),
+            _ => Err(ValueError::Netns),
+        },
+        _ => Ok(Netns::Name(text.to_owned())),
+    }
 }
 
 /// An address and a port to listen at.
@@ -340,6 +381,20 @@ pub fn command_name(text: &str) -> Result<String, ValueError> {
         .ok_or(ValueError::Command)
 }
 
+/// The name of a node, as the cluster has it: a DNS subdomain (RFC 1123).
+///
+/// # Errors
+///
+/// It is none.
+pub fn node_name(text: &str) -> Result<String, ValueError> {
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
+        return Err(ValueError::NodeName);
+    }
+    Ok(text.to_owned())
+}
+
 impl ValueEnum for PathLabel {
     fn value_variants<'a>() -> &'a [Self] {
         &[Self::Template, Self::Raw, Self::None]
@@ -358,6 +413,20 @@ impl ValueEnum for PathLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn namespaces_by_name_path_or_process() {
+        assert_eq!(netns("pods"), Ok(Netns::Pods));
+        assert_eq!(netns("blue-1"), Ok(Netns::Name("blue-1".to_owned())));
+        assert_eq!(netns("7b"), Ok(Netns::Name("7b".to_owned())));
+        assert_eq!(netns("./7"), Ok(Netns::Path("./7".into())));
+        let path = "/proc/1/ns/net";
+        assert_eq!(netns(path), Ok(Netns::Path(path.into())));
+        assert_eq!(netns("4026"), Ok(Netns::Pid(4026)));
+        for none in ["", ".", "..", "0", "99999999999"] {
+            assert_eq!(netns(none), Err(ValueError::Netns), "{none}");
+        }
+    }
 
     #[test]
     fn sizes() {
@@ -482,5 +551,16 @@ mod tests {
     fn names_of_commands() {
         assert_eq!(command_name("trace"), Ok("trace".into()));
         assert_eq!(command_name("top"), Err(ValueError::Command));
+    }
+
+    #[test]
+    fn names_of_nodes() {
+        assert_eq!(
+            node_name("ip-10-0-0-1.ec2.internal"),
+            Ok("ip-10-0-0-1.ec2.internal".into())
+        );
+        for name in ["", "a,spec.x=y", "A", "a b"] {
+            assert_eq!(node_name(name), Err(ValueError::NodeName), "{name}");
+        }
     }
 }

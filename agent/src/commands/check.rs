@@ -22,7 +22,7 @@ use crate::{
     source::kernel::{
         netlink::Connection,
         program,
-        requirements::{self, CAPABILITIES, CGROUP_ACCOUNTING, OLDEST, Privileges},
+        requirements::{self, CAPABILITIES, CGROUP_ACCOUNTING, OLDEST, Privileges, for_namespaces},
         trial,
     },
 };
@@ -128,12 +128,16 @@ pub fn execute(config: CheckConfig) -> anyhow::Result<ExitCode> {
 fn findings() -> Vec<Finding> {
     let privileges = Privileges::current().unwrap_or_default();
     let mut findings = vec![built(), kernel(), btf()];
-    for capability in CAPABILITIES {
+    let config = run_config();
+    let selection = config.as_ref().map(|config| &config.capture.namespaces);
+    let needed = CAPABILITIES.into_iter();
+    for capability in needed.chain(selection.map(for_namespaces).unwrap_or_default()) {
         findings.push(if privileges.has(capability) {
             finding(capability.name, State::Yes, capability.purpose)
         } else {
             let detail = format!("missing, {}", capability.purpose);
-            finding(capability.name, State::No, detail).remedy("run as root, or grant it")
+            let remedy = privileges.remedy(&[capability]);
+            finding(capability.name, State::No, detail).remedy(remedy)
         });
     }
     let usable = requirements::bpf_usable();
@@ -143,7 +147,7 @@ fn findings() -> Vec<Finding> {
     });
     findings.push(memlock(&privileges));
     if usable.is_ok() {
-        let (program, compiled) = load();
+        let (program, compiled) = load(config);
         findings.extend([ring_buffer(), classifier(), hooks(), program, jit(compiled)]);
     } else {
         let unknown = |what| finding(what, State::Unknown, "bpf() cannot be asked");
@@ -151,6 +155,10 @@ fn findings() -> Vec<Finding> {
         findings.push(jit(None));
     }
     findings.push(interfaces());
+    findings.push(network(
+        requirements::is_machines_network(),
+        privileges.in_pod(),
+    ));
     findings
 }
 
@@ -224,7 +232,10 @@ fn memlock(privileges: &Privileges) -> Finding {
         Ok((_, limit)) => {
             let detail = format!("{limit} bytes, and before Linux 5.11 maps count against it");
             finding(WHAT, State::Degraded, detail)
-                .remedy("`ulimit -l unlimited`, `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE")
+                .remedy(
+                    "`ulimit -l unlimited`, `LimitMEMLOCK=infinity`, or CAP_SYS_RESOURCE, which in Kubernetes \
+                     is `capabilities: {add: [SYS_RESOURCE]}`",
+                )
         }
         Err(error) => finding(WHAT, State::Unknown, error.to_string()),
     }
@@ -295,18 +306,21 @@ fn has_clsact() -> Option<bool> {
     known.then_some(false)
 }
 
-/// Does what `run` would do, given its variables in the environment, short of attaching. And whether
-/// the program is compiled, where it has loaded.
-fn load() -> (Finding, Option<bool>) {
-    const WHAT: &str = "program";
+/// What `run` would do, given its variables in the environment.
+fn run_config() -> Result<RunConfig, String> {
     let args = ["wstap", "run"].map(OsString::from);
-    let config = match Cli::from_args(args.clone()) {
+    match Cli::from_args(args.clone()) {
         Ok(Cli {
             command: Command::Run(args),
         }) => RunConfig::try_from(*args).map_err(|error| error.to_string()),
         Ok(_) => Err("the command line is not the one of `run`".to_owned()),
         Err(error) => Err(usage::line(&error, &args).unwrap_or_default()),
-    };
+    }
+}
+
+/// Does it, short of attaching. And whether the program is compiled, where it has loaded.
+fn load(config: Result<RunConfig, String>) -> (Finding, Option<bool>) {
+    const WHAT: &str = "program";
     match config.map(|config| trial(&config.capture)) {
         Ok(Ok(compiled)) => {
             let found = "loads, and the verifier accepts it";
@@ -334,6 +348,33 @@ fn interfaces() -> Finding {
     }
 }
 
+/// Whether the network namespace is the `machine`'s own: an interface is seen by who is in its namespace
+/// only.
+fn network(machine: Option<bool>, pod: bool) -> Finding {
+    const WHAT: &str = "network";
+    match machine {
+        Some(true) => finding(WHAT, State::Yes, "the machine's own namespace"),
+        Some(false) => {
+            let (seen, remedy) = if pod {
+                (
+                    "the traffic of this pod alone",
+                    "`hostNetwork: true` in the pod's spec; none needed where the node is itself a \
+                     container",
+                )
+            } else {
+                (
+                    "the traffic of this one alone",
+                    "none needed if that is what you want; else `--network host` (Docker), `hostNetwork: \
+                     true` (Kubernetes)",
+                )
+            };
+            let detail = format!("not the machine's own namespace: {seen} is seen");
+            finding(WHAT, State::Degraded, detail).remedy(remedy)
+        }
+        None => finding(WHAT, State::Unknown, "/proc/sys/net cannot be read"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,11 +397,23 @@ mod tests {
             "hooks",
             "program",
             "interfaces",
+            "network",
         ] {
             let lines = findings.iter().filter(|finding| finding.what == what);
             assert_eq!(lines.count(), 1, "{what}");
         }
         assert!(findings.iter().all(|finding| !finding.found.contains('\n')));
+    }
+
+    #[test]
+    fn a_pod_without_the_hosts_network_is_told_so() {
+        assert_eq!(network(Some(true), true).state, State::Yes);
+        assert_eq!(network(None, true).state, State::Unknown);
+        let pod = network(Some(false), true);
+        assert_eq!(pod.state, State::Degraded);
+        assert!(pod.remedy.unwrap().contains("hostNetwork: true"));
+        assert!(pod.found.contains("this pod alone"));
+        assert!(!network(Some(false), false).found.contains("pod"));
     }
 
     #[test]

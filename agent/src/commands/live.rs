@@ -28,12 +28,11 @@ use crate::{
     },
     sink::{
         Sink,
-        metrics::{AgentStatus, KernelCounts, ReaderCounts},
+        metrics::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts},
         unit::Counted,
     },
     source::kernel::{
-        self, Attacher, Counters, KernelError, Reader, Wake,
-        attach::AttachStatus,
+        self, AttachStatus, Attacher, Counters, KernelError, Reader, Wake, privileges,
         reader::{self, Record, Woken},
     },
 };
@@ -53,9 +52,10 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Between two updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two looks at what the kernel program has counted; longer where a look takes long: of the
-/// thread's time it takes one part in so many at most.
+/// thread's time it takes one part in so many at most, as long as what a scrape finds is recent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const LOOK_SHARE: u32 = 50;
+const LONGEST_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two searches for flows that nobody follows any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// What a flow may be silent beyond the idle time-out before it is searched for: the observer ends
@@ -122,6 +122,8 @@ impl Source {
         };
         let links = Worker::spawn("links", move |stop| attacher.watch(&stop))?;
         let reader = Worker::spawn("reader", move |stop| {
+            // It is the one that reads what anybody sends.
+            privileges::renounce(&privileges::needed_to_read());
             let result = pump.run(&stop);
             let status = pump.status();
             (result, pump.sink, status)
@@ -251,6 +253,7 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
         let mut next_status = Instant::now();
         let mut next_sweep = next_status + SWEEP_INTERVAL;
         let mut next_look = next_status;
+        let mut looked = Duration::ZERO;
         loop {
             let now = Instant::now();
             if now >= next_status {
@@ -267,15 +270,23 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 next_sweep = now + SWEEP_INTERVAL;
             }
 
+            let mut nap = NAP;
             if now >= next_look {
+                let begun = Instant::now();
                 let time = self.reader.now();
-                self.observer.handle_tallies(time);
+                let is_over = self.observer.handle_tallies(time);
                 self.pass_on()?;
-                let took = now.elapsed().saturating_mul(LOOK_SHARE);
-                next_look = now + took.max(LOOK_INTERVAL);
+                looked = looked.saturating_add(begun.elapsed());
+                if is_over {
+                    let took = std::mem::take(&mut looked).saturating_mul(LOOK_SHARE);
+                    next_look = now + took.clamp(LOOK_INTERVAL, LONGEST_LOOK_INTERVAL);
+                } else {
+                    // The rest follows once the records have been taken that have come meanwhile.
+                    nap = Duration::ZERO;
+                }
             }
 
-            let stopped = self.reader.wait(NAP, stop)? == Woken::Stop;
+            let stopped = self.reader.wait(nap, stop)? == Woken::Stop;
             // Taken before the records, so that none of those that follow is older.
             let time = self.reader.now();
             let found = self.read()?;
@@ -284,7 +295,9 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
             if stopped && !self.sink.is_done() {
                 // The ring buffer has no end while programs are attached: what was there is taken.
                 while self.read()? == Found::More && self.newest <= time {}
-                self.observer.finish(self.newest.max(time));
+                while !self.observer.finish_some(self.newest.max(time)) {
+                    self.pass_on()?;
+                }
                 self.pass_on()?;
             }
             if stopped || self.sink.is_done() {
@@ -362,6 +375,11 @@ impl<S: Sink, F: FnMut(&AgentStatus)> Pump<S, F> {
                 cut: self.reader.cut(),
             },
             interfaces_attached: self.attach.attached(),
+            namespaces: NamespaceCounts {
+                followed: self.attach.namespaces(),
+                failed: self.attach.namespaces_failed(),
+                turned_away: self.attach.namespaces_turned_away(),
+            },
         }
     }
 }

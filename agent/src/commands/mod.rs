@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use crate::{
     cli::{Cli, Command},
     config::SeriesConfig,
+    proto::observer,
     sink::metrics::MetricsConfig,
 };
 
@@ -43,13 +44,15 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The metrics that the flags on labels and series ask for.
-fn metrics_config(series: &SeriesConfig) -> MetricsConfig {
+/// The metrics that the flags on labels and series ask for, of an observer with these limits.
+fn metrics_config(series: &SeriesConfig, observer: &observer::Config) -> MetricsConfig {
     MetricsConfig {
         max_endpoints: usize::try_from(series.max_endpoints).unwrap_or(usize::MAX),
         connection_series: usize::try_from(series.connection_series).unwrap_or(usize::MAX),
         series_linger: series.series_linger,
         path_label: series.path_label,
+        max_connections: observer.max_connections,
+        max_candidates: observer.max_candidates,
     }
 }
 

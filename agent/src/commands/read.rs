@@ -19,7 +19,7 @@ use crate::{
     config::{Input, OutputConfig, ReadConfig, Report, Selection, SeriesConfig},
     proto::{
         event::Event,
-        observer::{Observer, Stats},
+        observer::{self, Observer, Stats},
         segment::Segment,
         time::Timestamp,
     },
@@ -61,7 +61,12 @@ pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
         }
     };
     let mut capture = CaptureFile::from_reader(reader).context(doing.clone())?;
-    let mut sink = sink(config.report, config.selection.clone(), out);
+    let mut sink = sink(
+        config.report,
+        &config.observer,
+        config.selection.clone(),
+        out,
+    );
     let mut reading = Reading {
         observer: Observer::new(config.observer),
         sink: &mut *sink,
@@ -76,11 +81,16 @@ pub fn execute(config: ReadConfig) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn sink(report: Report, selection: Selection, out: Output) -> Box<dyn Sink> {
+fn sink(
+    report: Report,
+    observer: &observer::Config,
+    selection: Selection,
+    out: Output,
+) -> Box<dyn Sink> {
     match report {
         Report::Events(config) => events(&config, selection, out),
         Report::Summary => Box::new(Summary::new(out, selection)),
-        Report::Metrics(series) => Box::new(Exposition::new(&series, selection, out)),
+        Report::Metrics(series) => Box::new(Exposition::new(&series, observer, selection, out)),
     }
 }
 
@@ -131,9 +141,13 @@ impl Reading<'_> {
     fn finish(mut self) -> anyhow::Result<()> {
         if self.failed.is_none() && !self.sink.is_done() {
             let (_, last) = self.span.unwrap_or_default();
-            self.observer.finish(last);
-            // Why it broke off, if it did, is looked at below.
-            let _ = self.pass_on();
+            loop {
+                let is_over = self.observer.finish_some(last);
+                // Why it broke off, if it did, is looked at below.
+                if self.pass_on().is_break() || is_over {
+                    break;
+                }
+            }
         }
         let finished = match self.failed {
             Some(error) => Err(error),
@@ -223,9 +237,14 @@ struct Exposition {
 }
 
 impl Exposition {
-    fn new(series: &SeriesConfig, selection: Selection, out: Output) -> Self {
+    fn new(
+        series: &SeriesConfig,
+        observer: &observer::Config,
+        selection: Selection,
+        out: Output,
+    ) -> Self {
         Self {
-            metrics: Metrics::new(&metrics_config(series)),
+            metrics: Metrics::new(&metrics_config(series, observer)),
             selection,
             out,
         }

@@ -1,6 +1,6 @@
 //! `wstap run`: the kernel through the observer, to metrics that are served.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread};
 
 use anyhow::{Context as _, anyhow};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -11,12 +11,13 @@ use super::{
 };
 use crate::{
     config::RunConfig,
+    kubernetes::Kubernetes,
     server::{self, ConnectionsEndpoint, Readiness, ServerState},
     sink::{
         metrics::{AgentStatus, Metrics, Totals},
         unit::{Bytes, Counted},
     },
-    source::kernel::Wake,
+    source::kernel::{KernelError, Wake, privileges, requirements},
 };
 
 /// Threads of the HTTP server. Scrapes are few.
@@ -28,12 +29,31 @@ const SERVER_THREADS: usize = 2;
 ///
 /// The address cannot be listened on, nothing can be attached, or one of the threads failed.
 pub fn execute(config: RunConfig) -> anyhow::Result<ExitCode> {
+    // Before anything is begun: where this is refused, threads may be too.
+    requirements::bpf_usable().map_err(KernelError::from)?;
+    privileges::confine();
+    must_have_threads()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
+        // What listens and attaches is this thread.
+        .on_thread_start(|| privileges::renounce(&[]))
         .enable_all()
         .build()
         .context("starting the runtime")?;
     runtime.block_on(run(config))
+}
+
+/// Fails where there can be no threads, of which the runtime would panic.
+fn must_have_threads() -> anyhow::Result<()> {
+    let thread = thread::Builder::new().spawn(|| ()).map_err(|error| {
+        anyhow!(
+            "starting a thread: {error}; a limit on processes is too low, or the seccomp profile of an older \
+             container runtime refuses clone3()"
+        )
+    })?;
+    // It does nothing that could fail.
+    let _ = thread.join();
+    Ok(())
 }
 
 async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
@@ -46,8 +66,17 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     })?;
     let listen = listener.local_addr().context("listening")?;
 
-    let metrics = Arc::new(Metrics::new(&metrics_config(&config.series)));
+    let kubernetes = Kubernetes::start(&config.kubernetes).await?;
+    let pods = kubernetes.as_ref().map(Kubernetes::names);
+    let metrics = Metrics::new(&metrics_config(&config.series, &config.observer));
+    let metrics = Arc::new(match &pods {
+        Some(pods) => metrics.with_names(pods.clone()),
+        None => metrics,
+    });
     let readiness = Readiness::default();
+    if let Some(pods) = pods.clone() {
+        readiness.set_detail(move || pods.describe());
+    }
     let state = ServerState {
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
@@ -63,13 +92,9 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         let _ = stopped.await;
     }));
 
-    // Loading and attaching take some hundred milliseconds; the server answers meanwhile.
-    let capture = config.capture.clone();
-    let source = tokio::task::spawn_blocking(move || Source::open(&capture, Wake::Batch));
-    let source = tokio::select! {
-        source = source => source.context("attaching")??,
-        () = interrupts.next() => return Ok(ExitCode::SUCCESS),
-    };
+    // In this thread, whose capabilities it takes, and which gives them up then. That is some hundred
+    // milliseconds; the server answers meanwhile, and a signal waits.
+    let source = Source::open(&config.capture, Wake::Batch)?;
     log::info!(
         "wstap {}, metrics at http://{listen}/metrics, attached with {} to {}",
         env!("CARGO_PKG_VERSION"),
@@ -78,7 +103,10 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     );
     readiness.programs_attached();
     let addresses = source.attacher().status().addresses;
-    metrics.set_local(move |address| addresses.contains(address));
+    metrics.set_local(move |address| {
+        // A pod's address is in the pod's own network namespace.
+        addresses.contains(address) || pods.as_ref().is_some_and(|pods| pods.is_here(address))
+    });
 
     let (alive, status) = (readiness.clone(), Arc::clone(&metrics));
     let mut session = source.start(&config.observer, metrics, move |now| {

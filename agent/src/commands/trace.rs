@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     config::TraceConfig,
-    sink::{metrics::AgentStatus, printer::Printer, unit::Counted},
-    source::kernel::Wake,
+    kubernetes::Kubernetes,
+    sink::{InterfaceName, metrics::AgentStatus, peer::Naming, printer::Printer, unit::Counted},
+    source::kernel::{Wake, privileges},
 };
 
 /// Prints until interrupted, or as much as the selection wants.
@@ -22,6 +23,7 @@ use crate::{
 ///
 /// Nothing can be attached, or standard output not be written to.
 pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
+    privileges::confine();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -31,6 +33,7 @@ pub fn execute(config: TraceConfig) -> anyhow::Result<ExitCode> {
 async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     // Before attaching, so that no signal leaves anything behind.
     let mut interrupts = Interrupts::listen()?;
+    let kubernetes = Kubernetes::start(&config.kubernetes).await?;
     let source = Source::open(&config.capture, Wake::Each)?;
     let names = source.attacher().status().names;
     log::info!(
@@ -42,9 +45,19 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
     let printer = Printer::new(
         &config.output,
         config.selection,
-        Box::new(move |index| Some(names.name(index)?.to_string())),
+        Box::new(move |index| {
+            let on = names.name(index)?;
+            Some(InterfaceName {
+                name: on.name.to_string(),
+                netns: on.netns.map(|netns| netns.to_string()),
+            })
+        }),
         Output(BufWriter::with_capacity(64 << 10, io::stdout())),
     );
+    let printer = match &kubernetes {
+        Some(kubernetes) => printer.with_names(Naming::new(kubernetes.names())),
+        None => printer,
+    };
     let mut session = source.start(&config.observer, printer, |_| ())?;
     tokio::select! {
         () = interrupts.next() => {}

@@ -38,13 +38,13 @@ pub struct Connection {
     /// How it began.
     pub outcome: Outcome,
     /// `Host` of the request.
-    pub host: Option<String>,
+    pub host: Option<Box<str>>,
     /// The request's target, as sent.
-    pub path: Option<String>,
+    pub path: Option<Box<str>>,
     /// The subprotocol agreed on.
-    pub subprotocol: Option<String>,
+    pub subprotocol: Option<Box<str>>,
     /// `Sec-WebSocket-Key` of the request. A proxy that passes the request on sends it again.
-    pub key: Option<String>,
+    pub key: Option<Box<str>>,
     /// Where a proxy passed the request on, as far as that was seen.
     pub next_hop: Option<Box<Hop>>,
     /// Whose request this one passes on, as far as that was seen.

@@ -3,6 +3,24 @@
 //! A type says once which numbers it consists of, and that is how it is written and how it is read:
 //! the two cannot differ. What is read was written by this process.
 
+/// Bytes that need no memory of their own: what most connections come to.
+const SHORT: usize = 182;
+
+/// Numbers that were written.
+#[derive(Debug)]
+pub enum Packed {
+    /// Few, in place: one piece of memory less, and one of the same size for all that have it, so that
+    /// what comes and goes leaves no holes.
+    Short {
+        /// How many of the bytes are in use.
+        len: u8,
+        /// The bytes.
+        bytes: [u8; SHORT],
+    },
+    /// Any number.
+    Long(Box<[u8]>),
+}
+
 /// Writes numbers, or reads them in the same order.
 #[derive(Debug)]
 pub struct Packer {
@@ -23,17 +41,26 @@ impl Packer {
 
     /// One that reads what another has written.
     #[must_use]
-    pub fn reader(bytes: Box<[u8]>) -> Self {
-        Self {
-            bytes: bytes.into_vec(),
-            at: Some(0),
-        }
+    pub fn reader(packed: Packed) -> Self {
+        let bytes = match packed {
+            Packed::Short { len, bytes } => bytes.get(..len.into()).unwrap_or_default().to_vec(),
+            Packed::Long(bytes) => bytes.into_vec(),
+        };
+        Self { bytes, at: Some(0) }
     }
 
     /// What was written.
     #[must_use]
-    pub fn finish(self) -> Box<[u8]> {
-        self.bytes.into_boxed_slice()
+    pub fn finish(self) -> Packed {
+        let mut bytes = [0; SHORT];
+        match bytes.get_mut(..self.bytes.len()) {
+            Some(short) => {
+                short.copy_from_slice(&self.bytes);
+                let len = self.bytes.len() as u8;
+                Packed::Short { len, bytes }
+            }
+            None => Packed::Long(self.bytes.into_boxed_slice()),
+        }
     }
 
     /// A number: seven bits a byte, low ones first (LEB128).
@@ -60,6 +87,23 @@ impl Packer {
                 *number = read;
             }
         }
+    }
+
+    /// A number that is likely to be near one that is known: what lies between them (zigzag).
+    pub fn near(&mut self, number: &mut u64, known: u64) {
+        let between = number.wrapping_sub(known).cast_signed();
+        let mut folded = (between << 1 ^ between >> 63).cast_unsigned();
+        self.number(&mut folded);
+        let between = (folded >> 1) ^ (folded & 1).wrapping_neg();
+        *number = known.wrapping_add(between);
+    }
+
+    /// As [`Self::near`], modulo 2^32.
+    pub fn near_short(&mut self, number: &mut u32, known: u32) {
+        let between = i64::from(number.wrapping_sub(known).cast_signed());
+        let mut long = between.cast_unsigned();
+        self.near(&mut long, 0);
+        *number = known.wrapping_add(long as u32);
     }
 
     /// A number of 32 bits.
@@ -141,6 +185,8 @@ mod tests {
             Option<u32>,
             [u64; 20],
             [u32; 3],
+            [u64; 4],
+            [u32; 4],
         );
         let pack = |p: &mut Packer, all: &mut All| {
             p.number(&mut all.0);
@@ -151,6 +197,12 @@ mod tests {
             p.option(&mut all.5, Packer::short);
             p.sparse(&mut all.6);
             p.sparse_short(&mut all.7);
+            for number in &mut all.8 {
+                p.near(number, 1 << 63);
+            }
+            for number in &mut all.9 {
+                p.near_short(number, 7);
+            }
         };
         let mut many = [0; 20];
         (many[0], many[13], many[19]) = (1, u64::MAX, 1 << 40);
@@ -163,14 +215,44 @@ mod tests {
             None,
             many,
             [0, 5, 0],
+            [0, u64::MAX, 1 << 63, (1 << 63) - 1],
+            [0, u32::MAX, 8, 1 << 31],
         );
         let mut writer = Packer::writer();
         pack(&mut writer, &mut all);
-        let bytes = writer.finish();
-        assert!(bytes.len() < 60);
+        let packed = writer.finish();
+        assert!(matches!(packed, Packed::Short { len: ..110, .. }));
         let mut read = All::default();
         read.5 = Some(7);
-        pack(&mut Packer::reader(bytes), &mut read);
+        pack(&mut Packer::reader(packed), &mut read);
         assert_eq!(read, all);
+    }
+
+    #[test]
+    fn any_length_is_read() {
+        for len in [0, 1, SHORT - 1, SHORT, SHORT + 1, 1000] {
+            let mut writer = Packer::writer();
+            for n in 0..len {
+                writer.byte(&mut (n as u8 & 0x7f));
+            }
+            let packed = writer.finish();
+            assert_eq!(matches!(packed, Packed::Short { .. }), len <= SHORT);
+            let mut reader = Packer::reader(packed);
+            for n in 0..len {
+                let mut read = 0;
+                reader.byte(&mut read);
+                assert_eq!(read, n as u8 & 0x7f);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_near_takes_a_byte() {
+        let mut writer = Packer::writer();
+        writer.near(&mut 63, 0);
+        writer.near(&mut (u64::MAX - 9), 50);
+        writer.near_short(&mut 3, u32::MAX);
+        writer.near_short(&mut { u32::MAX }, 3);
+        assert!(matches!(writer.finish(), Packed::Short { len: 4, .. }));
     }
 }

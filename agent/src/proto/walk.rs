@@ -250,6 +250,20 @@ impl Tally {
         counts
     }
 
+    /// Whether `before` is what is counted now.
+    pub(super) fn is_in(&self, before: &Counts) -> bool {
+        self.settled(false) == *before
+    }
+
+    /// A number that is another one when payload has gone by since, but for one time in 2^32.
+    pub(super) fn print(&self) -> u32 {
+        let frames = self.counts.frames.iter();
+        let frames = frames.fold(0u32, |sum, n| sum.wrapping_add(*n));
+        let ahead = (self.ahead as u32).rotate_left(16);
+        // Of Knuth: bits of small numbers come to lie everywhere.
+        self.next.0 ^ ahead ^ frames.wrapping_mul(0x9e37_79b1)
+    }
+
     /// What was counted since `before`, which becomes what is counted now. `None` where that is
     /// nothing, or where the tally is in the midst of a change.
     pub fn since(

@@ -1,6 +1,7 @@
 //! Whether the agent is watching: the programs are attached, and someone reads what they say.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -12,10 +13,22 @@ pub const READER_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<Mutex<Parts>>);
 
-#[derive(Debug)]
 struct Parts {
     programs: Result<(), String>,
     reader: Result<Instant, String>,
+    detail: Option<Detail>,
+}
+
+/// Says how something is that the agent can do without.
+type Detail = Arc<dyn Fn() -> String + Send + Sync>;
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts")
+            .field("programs", &self.programs)
+            .field("reader", &self.reader)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Readiness {
@@ -23,6 +36,7 @@ impl Default for Readiness {
         Self(Arc::new(Mutex::new(Parts {
             programs: Err("the programs are not attached yet".into()),
             reader: Err("the reader has not started yet".into()),
+            detail: None,
         })))
     }
 }
@@ -46,6 +60,18 @@ impl Readiness {
     /// The reader has stopped, and why.
     pub fn reader_stopped(&self, reason: impl Into<String>) {
         self.parts().reader = Err(reason.into());
+    }
+
+    /// From now on `/readyz` repeats what `detail` says, a line. It changes nothing in the answer.
+    pub fn set_detail(&self, detail: impl Fn() -> String + Send + Sync + 'static) {
+        self.parts().detail = Some(Arc::new(detail));
+    }
+
+    /// What there is to say besides.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        let detail = self.parts().detail.clone();
+        detail.map(|detail| detail())
     }
 
     /// Ready, or what is in the way.

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{InterfaceNames, Sink, escape};
+use super::{
+    InterfaceNames, Sink, escape,
+    peer::{Naming, Peer, PeerKind, Peers},
+};
 use crate::proto::{
     event::{
         Close, Connection, Event, EventKind, Frame, Gap, Handshake, Message, OpcodeCounts, Preview,
@@ -23,9 +26,10 @@ use crate::proto::{
 pub struct Json<W> {
     out: W,
     interfaces: InterfaceNames,
+    naming: Option<Naming>,
     line: Vec<u8>,
     /// What all events of a connection have in common, of the last connection that was printed.
-    common: Option<(Arc<Connection>, Vec<u8>)>,
+    common: Option<(Arc<Connection>, Peers, Vec<u8>)>,
     clock: Clock,
 }
 
@@ -35,25 +39,59 @@ impl<W: Write> Json<W> {
         Self {
             out,
             interfaces,
+            naming: None,
             line: Vec::new(),
             common: None,
             clock: Clock::default(),
         }
     }
 
-    fn common(&mut self, connection: &Arc<Connection>) -> &[u8] {
-        if !matches!(&self.common, Some((last, _)) if Arc::ptr_eq(last, connection)) {
+    /// The same with names of pods.
+    #[must_use]
+    pub fn with_names(mut self, naming: Naming) -> Self {
+        self.naming = Some(naming);
+        self
+    }
+
+    /// Takes note of an event that is not to be printed: connections keep the names that they had
+    /// when they were opened.
+    pub fn pass_over(&mut self, event: &Event) {
+        if let Some(naming) = &mut self.naming {
+            naming.follow(event);
+        }
+    }
+
+    fn common(&mut self, event: &Event) -> &[u8] {
+        let connection = &event.connection;
+        let peers =
+            (self.naming.as_mut()).map_or_else(Peers::default, |naming| naming.follow(event));
+        let is_last = |(last, known, _): &(Arc<Connection>, Peers, _)| {
+            Arc::ptr_eq(last, connection) && known.same(&peers)
+        };
+        if !self.common.as_ref().is_some_and(is_last) {
             let mut bytes = Vec::new();
             let mut object = Object(&mut bytes);
             object.display("conn", connection.id);
             object.display("client", connection.client);
             object.display("server", connection.server);
-            if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
-                object.string("interface", &name);
+            for (name, peer, kind) in [
+                ("client_pod", &peers.client, PeerKind::Pod),
+                ("server_pod", &peers.server, PeerKind::Pod),
+                ("server_service", &peers.server, PeerKind::Service),
+            ] {
+                if let Some(peer) = Peer::shown(peer, kind) {
+                    object.string(name, &peer);
+                }
             }
-            self.common = Some((Arc::clone(connection), bytes));
+            if let Some(on) = connection.interface.and_then(&mut self.interfaces) {
+                object.string("interface", &on.name);
+                if let Some(netns) = &on.netns {
+                    object.string("netns", netns);
+                }
+            }
+            self.common = Some((Arc::clone(connection), peers, bytes));
         }
-        self.common.as_ref().map_or(&[], |(_, bytes)| bytes)
+        self.common.as_ref().map_or(&[], |(_, _, bytes)| bytes)
     }
 }
 
@@ -66,7 +104,10 @@ impl<W: Write> Sink for Json<W> {
             EventKind::Close(_) => "close",
             EventKind::Violation(_) => "violation",
             EventKind::Gap(_) => "gap",
-            EventKind::Progress(_) | EventKind::Counted(_) => return Ok(()),
+            EventKind::Progress(_) | EventKind::Counted(_) => {
+                self.pass_over(event);
+                return Ok(());
+            }
         };
         let mut line = std::mem::take(&mut self.line);
         line.clear();
@@ -75,7 +116,7 @@ impl<W: Write> Sink for Json<W> {
         line.extend_from_slice(b"\",\"ts\":\"");
         self.clock.write(&mut line, event.ts);
         line.push(b'"');
-        line.extend_from_slice(self.common(&event.connection));
+        line.extend_from_slice(self.common(event));
         let mut object = Object(&mut line);
         match &event.kind {
             EventKind::Handshake(handshake) => object.handshake(&event.connection, handshake),
@@ -412,7 +453,7 @@ mod tests {
             event::{CloseKind, Outcome, Progress, Rule},
             frame::Opcode,
         },
-        sink::{no_interfaces, sample},
+        sink::{InterfaceName, no_interfaces, sample},
     };
 
     fn printed(event: &Event) -> String {
@@ -433,14 +474,19 @@ mod tests {
     #[test]
     fn every_event_has_its_place_in_time_and_on_the_net() {
         let mut out = Vec::new();
-        let names: InterfaceNames = Box::new(|index| (index == 3).then(|| String::from("veth0")));
+        let names: InterfaceNames = Box::new(|index| {
+            (index == 3).then(|| InterfaceName {
+                name: String::from("veth0"),
+                netns: Some(String::from("blue")),
+            })
+        });
         let mut json = Json::new(&mut out, names);
         json.event(&sample::event(sample::gap(true))).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             concat!(
                 r#"{"event":"gap","ts":"2026-03-01T09:05:07.000123456Z","conn":"c7","#,
-                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","#,
+                r#""client":"192.0.2.1:40312","server":"[2001:db8::1]:8080","interface":"veth0","netns":"blue","#,
                 r#""dir":"server_to_client","bytes":1448,"resynced":true}"#,
                 "\n"
             )

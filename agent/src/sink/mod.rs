@@ -5,6 +5,7 @@ pub mod escape;
 pub mod filter;
 pub mod json;
 pub mod metrics;
+pub mod peer;
 pub mod printer;
 pub mod summary;
 pub mod text;
@@ -48,8 +49,17 @@ pub trait Sink {
     }
 }
 
-/// Names of interfaces by their index, as far as the source knows them.
-pub type InterfaceNames = Box<dyn FnMut(u32) -> Option<String> + Send>;
+/// What an interface is called.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InterfaceName {
+    /// Its name.
+    pub name: String,
+    /// Its network namespace, where it is another one than the agent's.
+    pub netns: Option<String>,
+}
+
+/// Names of interfaces by their number, as far as the source knows them.
+pub type InterfaceNames = Box<dyn FnMut(u32) -> Option<InterfaceName> + Send>;
 
 /// For sources whose interfaces have no names worth showing.
 #[must_use]

@@ -6,7 +6,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use super::{InterfaceNames, Sink, json::Json, text::Text};
+use super::{InterfaceNames, Sink, json::Json, peer::Naming, text::Text};
 use crate::{
     config::{Color, Format, OutputConfig, Selection},
     proto::event::Event,
@@ -43,6 +43,15 @@ impl<W: Write> Printer<W> {
         }
     }
 
+    /// The same with names of pods, which JSON shows.
+    #[must_use]
+    pub fn with_names(mut self, naming: Naming) -> Self {
+        if let Form::Json(json) = self.form {
+            self.form = Form::Json(json.with_names(naming));
+        }
+        self
+    }
+
     /// How many events were shown.
     #[must_use]
     pub fn shown(&self) -> u64 {
@@ -52,7 +61,13 @@ impl<W: Write> Printer<W> {
 
 impl<W: Write> Sink for Printer<W> {
     fn event(&mut self, event: &Event) -> io::Result<()> {
-        if self.is_done() || !self.selection.shows(event) {
+        if self.is_done() {
+            return Ok(());
+        }
+        if !self.selection.shows(event) {
+            if let Form::Json(json) = &mut self.form {
+                json.pass_over(event);
+            }
             return Ok(());
         }
         self.shown += 1;

@@ -252,7 +252,7 @@ fn row_of(connection: &Connection) -> Row {
     row[1] = connection.server.to_string();
     if connection.host.is_some() || connection.path.is_some() {
         let parts = [&connection.host, &connection.path];
-        let target: String = parts.into_iter().flatten().map(String::as_str).collect();
+        let target: String = parts.into_iter().flatten().map(|part| &**part).collect();
         row[2].clear();
         escape::text(&mut row[2], &target, MAX_VALUE);
     }

@@ -127,7 +127,8 @@ impl<W: Write> Text<W> {
         if let Some(status) = handshake.status {
             let _ = write!(self.line, " {status}");
         }
-        for part in [&handshake.method, &connection.path].into_iter().flatten() {
+        let parts = [handshake.method.as_deref(), connection.path.as_deref()];
+        for part in parts.into_iter().flatten() {
             self.line.push(' ');
             escape::text(&mut self.line, part, MAX_VALUE);
         }
@@ -149,8 +150,9 @@ impl<W: Write> Text<W> {
         if let Some(latency) = handshake.latency {
             let _ = write!(self.line, "  in {}", Time(latency));
         }
-        if let Some(name) = connection.interface.and_then(&mut self.interfaces) {
-            self.value("on", Some(&name));
+        if let Some(on) = connection.interface.and_then(&mut self.interfaces) {
+            self.value("on", Some(&on.name));
+            self.value("in", on.netns.as_deref());
         }
     }
 
@@ -435,7 +437,7 @@ mod tests {
         let hostile = "\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\r\n\u{2066}";
         let connection = Connection {
             host: Some(hostile.into()),
-            path: Some(hostile.repeat(1000)),
+            path: Some(hostile.repeat(1000).into()),
             subprotocol: Some(hostile.into()),
             ..sample::connection()
         };

@@ -85,3 +85,38 @@ fn a_missing_capability_is_named_with_its_remedy() {
         assert_eq!(stdout(&output), "");
     }
 }
+
+#[test]
+fn kubernetes_that_is_asked_for_has_to_be_configured() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let broken = nowhere.path().join("broken");
+    fs::write(&broken, "clusters: [").unwrap();
+    let missing = nowhere.path().join("missing");
+    for command in ["run", "trace"] {
+        for (kubeconfig, words) in [
+            (None, ["no service account", "--kubernetes off"]),
+            (Some(&missing), ["missing", "--kubernetes off"]),
+            (Some(&broken), ["broken", "--kubernetes off"]),
+        ] {
+            let mut wstap = wstap();
+            wstap.args([command, "--kubernetes", "on", "-i", "none"]);
+            if command == "run" {
+                wstap.args(["--listen", "127.0.0.1:0"]);
+            }
+            wstap
+                .env_remove("KUBERNETES_SERVICE_HOST")
+                .env("HOME", nowhere.path());
+            match kubeconfig {
+                Some(path) => wstap.env("KUBECONFIG", path),
+                None => wstap.env_remove("KUBECONFIG"),
+            };
+            let output = wstap.output().unwrap();
+            let line = failure(&output);
+            for word in words {
+                assert!(line.contains(word), "{command}: {line}");
+            }
+        }
+    }
+    let output = super::run(&["trace", "--node-name", "a,b"]);
+    assert!(misuse(&output).contains("--node-name"));
+}

@@ -75,13 +75,18 @@ pub(super) fn must_be_closed(agent: &Agent, kind: &str, code: &str, initiator: &
     labels.extend((!initiator.is_empty()).then_some(("initiator", initiator)));
     eventually("the ending is counted", Duration::from_secs(10), || {
         let closed = agent.tally().closed;
-        let n = agent
-            .metrics()
-            .sum("websocket_connections_closed_total", &labels);
-        if n == 1 {
+        let metrics = agent.metrics();
+        let n = metrics.sum("websocket_connections_closed_total", &labels);
+        // Each ending that was seen had a silence before it, however short.
+        let of_kind = [("kind", kind)];
+        let endings = metrics.sum("websocket_connections_closed_total", &of_kind);
+        let silences = metrics.sum("websocket_connection_silence_seconds_count", &of_kind);
+        if n == 1 && silences == endings {
             Ok(())
         } else {
-            Err(format!("{kind} {code} {initiator}; agent: {closed:?}"))
+            Err(format!(
+                "{kind} {code} {initiator}; agent: {closed:?}, {silences} silences"
+            ))
         }
     });
 }

@@ -44,6 +44,7 @@ fn an_idle_connection_that_speaks_again_is_found_again() {
     let agent = Agent::run(&pair.client, "--idle-timeout 1s");
     let (mut client, mut server) = answered(&pair, at(Pair::V4), ACCEPTED);
     greet(&mut client, &mut server, 1);
+    agent.must_have_active(1);
     for round in 1..=2 {
         agent.must_have_active(0);
         greet(&mut client, &mut server, 20);
@@ -196,4 +197,62 @@ fn the_same_addresses_again_at_once_are_another_connection() {
         TIMES
     );
     agent.must_have_active(0);
+}
+
+#[test]
+fn the_same_addresses_after_something_else_are_another_connection() {
+    const TIMES: u64 = 200;
+    const LIMIT: Duration = Duration::from_secs(20);
+    // Each often enough that nothing is looked for any more.
+    const OTHERS: [&[u8]; 2] = [b"SSH-2.0-x\r\n", b"POST /a HTTP/1.1\r\nHost: h\r\n\r\n"];
+    const BODY: &[u8] = b"nothing of interest";
+    let Some(_turn) = turn() else { return };
+    let pair = Pair::new();
+    let agent = Agent::run(&pair.server, "-i s0");
+    let listener = pair.server.listen(at(Pair::V4));
+    let server = thread::spawn(move || {
+        for n in 0..TIMES {
+            let (mut stream, _) = listener.accept().expect("a client");
+            must_read(&mut stream, OTHERS[n as usize % 2].len() + 10 * BODY.len());
+            stream.write_all(BODY).expect("an open connection");
+            let _ = stream.read(&mut [0]);
+            let (mut stream, _) = listener.accept().expect("a client");
+            must_read(&mut stream, REQUEST.len());
+            let answer = [ACCEPTED.as_bytes(), PLAIN].concat();
+            stream.write_all(&answer).expect("an open connection");
+            let _ = stream.read(&mut [0]);
+        }
+    });
+    let client = pair.client.spawn(move || {
+        for n in 0..TIMES {
+            let mut stream = connect_from(40_124, at(Pair::V4));
+            stream
+                .write_all(OTHERS[n as usize % 2])
+                .expect("an open connection");
+            for _ in 0..10 {
+                stream.write_all(BODY).expect("an open connection");
+            }
+            must_read(&mut stream, BODY.len());
+            reset(stream);
+            let mut stream = connect_from(40_124, at(Pair::V4));
+            // A request may come in two.
+            let (first, second) = REQUEST.as_bytes().split_at(1);
+            stream.write_all(first).expect("an open connection");
+            stream.write_all(second).expect("an open connection");
+            must_read(&mut stream, ACCEPTED.len() + PLAIN.len());
+            reset(stream);
+        }
+    });
+    client.join().expect("the client");
+    server.join().expect("the server");
+    eventually("every WebSocket has ended", LIMIT, || {
+        let n = agent
+            .metrics()
+            .sum("websocket_connections_closed_total", &[("kind", "rst")]);
+        (n == TIMES).then_some(()).ok_or_else(|| format!("{n}"))
+    });
+    let metrics = agent.metrics();
+    let accepted = metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]);
+    assert_eq!(accepted, TIMES);
+    assert_eq!(metrics.sum("websocket_frames_total", &[]), TIMES);
 }

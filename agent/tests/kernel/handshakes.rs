@@ -61,7 +61,21 @@ fn whatever_precedes_the_upgrade() {
         &format!("\r\nCookie: {}\r\n\r\n", "x".repeat(20_000)),
     );
     let by_seven: Vec<_> = REQUEST.chunks(7).map(|piece| (Client, piece)).collect();
-    let before: [(&str, Vec<Part<'_>>); 13] = [
+    let body = [b'.'; 16 << 10];
+    let announced = b"HTTP/1.1 200 OK\r\nContent-Length: 163840\r\n\r\n";
+    let posted = b"POST /a HTTP/1.1\r\nContent-Length: 163840\r\n\r\n";
+    let (byte, rest) = REQUEST.split_at(1);
+    let mut answered: Vec<Part<'_>> =
+        vec![(Client, b"GET /a HTTP/1.1\r\n\r\n"), (Server, announced)];
+    answered.extend([(Server, &body[..]); 10]);
+    answered.push((Client, REQUEST));
+    let mut sent: Vec<Part<'_>> = vec![(Client, posted)];
+    sent.extend([(Client, &body[..]); 10]);
+    sent.extend([(Server, &ok[..]), (Client, byte), (Client, rest)]);
+    let mut tunnelled: Vec<Part<'_>> = vec![(Client, posted)];
+    tunnelled.extend([(Client, &body[..]); 10]);
+    tunnelled.extend([(Server, &ok[..]), (Client, V2), (Client, REQUEST)]);
+    let before: [(&str, Vec<Part<'_>>); 16] = [
         ("nothing", vec![(Client, REQUEST)]),
         ("PROXY v1 in the segment", vec![(Client, &v1_at_once)]),
         ("PROXY v1 before it", vec![(Client, V1), (Client, REQUEST)]),
@@ -97,6 +111,9 @@ fn whatever_precedes_the_upgrade() {
         ("an absolute target", vec![(Client, absolute.as_bytes())]),
         ("a long cookie", vec![(Client, long.as_bytes())]),
         ("many segments", by_seven),
+        ("a large answer", answered),
+        ("a large upload, and alone its first byte", sent),
+        ("a large upload, and PROXY v2 before it", tunnelled),
     ];
     for (n, (what, before)) in (1..).zip(&before) {
         let to = at(Pair::V4);

@@ -7,7 +7,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 use serde_json::Value;
 use wstap::{
     commands::live::Source,
-    config::{AttachMode, CaptureConfig, CopyMode, InterfaceSelection},
+    config::{AttachMode, CaptureConfig, CopyMode, InterfaceSelection, NamespaceSelection},
     proto::{event::Event, observer},
     sink::Sink,
     source::kernel::Wake,
@@ -26,28 +26,28 @@ use super::{
 };
 
 /// All filters of a device, both ways.
-fn filters(ns: &Netns, device: &str) -> String {
+pub(super) fn filters(ns: &Netns, device: &str) -> String {
     ["ingress", "egress"]
         .map(|hook| ns.tc(&format!("filter show dev {device} {hook}")))
         .concat()
 }
 
 /// Lines of our filters.
-fn ours(filters: &str) -> usize {
+pub(super) fn ours(filters: &str) -> usize {
     filters
         .lines()
         .filter(|line| line.contains("wstap_"))
         .count()
 }
 
-fn has_clsact(ns: &Netns, device: &str) -> bool {
+pub(super) fn has_clsact(ns: &Netns, device: &str) -> bool {
     ns.tc(&format!("qdisc show dev {device}"))
         .contains("clsact")
 }
 
 /// Waits until the kernel has none of these programs any more.
 #[track_caller]
-fn must_be_unloaded(programs: impl IntoIterator<Item = u32>) {
+pub(super) fn must_be_unloaded(programs: impl IntoIterator<Item = u32>) {
     for id in programs {
         eventually("the program is gone", Duration::from_secs(5), || {
             let id = id.to_string();
@@ -346,6 +346,7 @@ fn a_panic_leaves_nothing_behind() {
         let pair = Pair::new();
         let config = CaptureConfig {
             interfaces: InterfaceSelection::new(&[], &[]).expect("a selection"),
+            namespaces: NamespaceSelection::default(),
             ports: Vec::new(),
             ring_buffer: 1 << 20,
             attach,

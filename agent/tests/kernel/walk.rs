@@ -171,7 +171,7 @@ impl Plan {
 fn interleave(all: &[(Conversation, Traffic)], pairs: bool, random: &mut Random) -> Vec<Round> {
     let mut waiting = all.iter().map(|(_, traffic)| traffic.packets.as_slice());
     let mut open: Vec<&[Packet]> = waiting.by_ref().take(AT_ONCE).collect();
-    let mut rounds = Vec::new();
+    let mut rounds: Vec<Round> = Vec::new();
     while !open.is_empty() {
         let at = random.len(0..=open.len() - 1);
         for _ in 0..random.len(1..=6) {
@@ -184,6 +184,12 @@ fn interleave(all: &[(Conversation, Traffic)], pairs: bool, random: &mut Random)
                     open[at] = rest;
                 }
                 [packet, rest @ ..] => {
+                    if pairs
+                        && packet.is_end
+                        && let Some(before) = rounds.last_mut()
+                    {
+                        before.pause = before.pause.max(PAUSE);
+                    }
                     rounds.push(Round {
                         packets: vec![packet.bytes.clone()],
                         pause: packet.pause,

@@ -15,11 +15,15 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use wstap_common::globals;
 
 use super::{eventually, exposition::Exposition, netns::Netns, tally::Tally};
 
 /// The binary under test.
 pub const WSTAP: &str = env!("CARGO_BIN_EXE_wstap");
+
+/// Those that are loaded before anything is attached.
+const PROGRAMS: usize = 1 + globals::PROGRAMS.as_flattened().len();
 
 /// A process whose output is collected, and which is killed when this is dropped.
 pub struct Process {
@@ -161,12 +165,30 @@ impl<'a> Agent<'a> {
     /// Starts it with the words of `flags` and waits until it is ready.
     #[track_caller]
     pub fn run(ns: &'a Netns, flags: &str) -> Self {
-        let port = ns.free_port(Ipv4Addr::LOCALHOST.into());
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::run_in(ns, flags, &[])
+    }
+
+    /// The same with these variables in its environment.
+    #[track_caller]
+    pub fn run_in(ns: &'a Netns, flags: &str, variables: &[(&str, &str)]) -> Self {
+        let listen = Self::address(ns);
         let mut command = ns.command(WSTAP);
         command
             .args(["run", "--listen", &listen.to_string()])
-            .args(flags.split_whitespace());
+            .args(flags.split_whitespace())
+            .envs(variables.iter().copied());
+        Self::start(ns, listen, command)
+    }
+
+    /// Where one can listen.
+    pub fn address(ns: &Netns) -> SocketAddr {
+        let port = ns.free_port(Ipv4Addr::LOCALHOST.into());
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// Starts it by a command that has it listen there, and waits until it is ready.
+    #[track_caller]
+    pub fn start(ns: &'a Netns, listen: SocketAddr, command: Command) -> Self {
         let mut agent = Self {
             ns,
             process: Process::spawn(command),
@@ -305,7 +327,7 @@ pub fn trace(ns: &Netns, interface: &str, flags: &[&str]) -> Process {
     // Nothing is said on standard output until something happens.
     eventually("trace is attached", Duration::from_secs(15), || {
         trace.must_live();
-        let attached = held(trace.pid(), "prog_id").len() >= 2;
+        let attached = held(trace.pid(), "prog_id").len() >= PROGRAMS;
         attached
             .then_some(())
             .ok_or_else(|| "no program".to_owned())

@@ -81,8 +81,10 @@ static READY: LazyLock<Result<(), String>> = LazyLock::new(|| {
         ("promtool", "prometheus"),
         ("nginx", "nginx"),
         ("haproxy", "haproxy"),
+        ("openssl", "openssl"),
         ("chromium", "chromium"),
         ("node", "nodejs"),
+        ("runc", "runc"),
     ] {
         // That it starts is enough: `ip` and `tc` do not know this flag.
         if Command::new(command).arg("--version").output().is_err() {

@@ -3,6 +3,8 @@
 
 pub mod agent;
 pub mod browser;
+pub mod cluster;
+pub mod container;
 pub mod exposition;
 pub mod load;
 pub mod machine;

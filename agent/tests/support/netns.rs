@@ -45,6 +45,11 @@ impl Netns {
         ns
     }
 
+    /// The file that stands for it.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     /// Its name, as `ip netns` has it.
     pub fn name(&self) -> &str {
         &self.name
@@ -101,7 +106,7 @@ impl Netns {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
-        let path = format!("/run/netns/{}", self.name);
+        let path = self.path();
         thread::Builder::new()
             .name(self.name.clone())
             .spawn(move || {

@@ -26,7 +26,9 @@ const CONNECTIONS: u32 = 100_000;
 /// Those that open between two pauses, so that nothing is lost on the way.
 const PART: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long the agent may take to have seen them all.
+/// Frames that each of them says when it opens.
+const FRAMES: u32 = 4;
+/// How long the agent may take to have seen them all, and to have counted what they said.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Segments of one block: to one flow, or to any.
 const BLOCK: u32 = 20_000;
@@ -46,6 +48,7 @@ pub fn rows(bench: &Bench<'_>) -> Result<Vec<Row>> {
     let mut crowd = Crowd::new(CONNECTIONS);
     let small = memory(pid)?;
     let active = open(&injector, &mut crowd, &agent)?;
+    let caught_up = catch_up(&agent)?;
 
     let before = agent.process.cpu()?;
     interrupt::pause(IDLE)?;
@@ -137,7 +140,7 @@ pub fn rows(bench: &Bench<'_>) -> Result<Vec<Row>> {
             idle.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
             "%",
             None,
-            String::new(),
+            format!("{caught_up:.1} s after the last was open all that they had said was counted"),
         ),
     ])
 }
@@ -161,6 +164,23 @@ fn open(injector: &Injector, crowd: &mut Crowd, agent: &Wstap<'_>) -> Result<f64
         }
         interrupt::pause(Duration::from_millis(200))?;
     }
+}
+
+/// Waits until the agent has counted what was said when they opened, and some more; seconds that it
+/// took.
+fn catch_up(agent: &Wstap<'_>) -> Result<f64> {
+    let all = f64::from(CONNECTIONS * FRAMES);
+    let begun = Instant::now();
+    while agent.metrics()?.sum("websocket_frames_total", &[]) < all {
+        if begun.elapsed() > PATIENCE {
+            bail!("not all frames were counted within {PATIENCE:?}");
+        }
+        interrupt::pause(Duration::from_millis(200))?;
+    }
+    let took = begun.elapsed().as_secs_f64();
+    // What has spoken last is put away a second later.
+    interrupt::pause(Duration::from_secs(3))?;
+    Ok(took)
 }
 
 /// Nanoseconds a segment.

@@ -1,7 +1,7 @@
-//! Node, and the WebSocket peers of the tests that run on it.
+//! Node, and what of the tests runs on it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,8 +16,15 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// The folder with the peers' packages; makes it where it is not there.
 pub fn ensure() -> Result<PathBuf> {
-    let source = workspace::root().join("agent/tests/peers");
-    let home = workspace::target().join("peers/node");
+    packages(
+        &workspace::root().join("agent/tests/peers"),
+        &workspace::target().join("peers/node"),
+    )
+}
+
+/// The folder in `home` that has the packages which the files in `source` name; makes it where it is not
+/// there.
+pub fn packages(source: &Path, home: &Path) -> Result<PathBuf> {
     let modules = home.join("node_modules");
     let stamp = home.join("installed");
     let mut wanted = String::new();
@@ -35,23 +42,23 @@ pub fn ensure() -> Result<PathBuf> {
         !(installed && *command == "npm") && process::find(command).is_none()
     });
     let packages: Vec<_> = needed.map(|(_, package)| *package).collect();
-    apt::ensure(&packages, "the peers that run on Node")?;
+    apt::ensure(&packages, "what of the tests runs on Node")?;
     if installed {
         return Ok(modules);
     }
     say("installing the Node packages of the tests");
-    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+    fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
     for name in FILES {
         fs::copy(source.join(name), home.join(name))
             .with_context(|| format!("cannot copy {name} to {}", home.display()))?;
     }
     let mut npm = process::limited(LIMIT, "npm");
-    npm.current_dir(&home)
+    npm.current_dir(home)
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--loglevel", "error"]);
     process::run(&mut npm).with_context(|| {
         format!(
-            "cannot install the Node peers of the tests; by hand: `npm ci` in {}",
+            "cannot install the Node packages of the tests; by hand: `npm ci` in {}",
             home.display()
         )
     })?;

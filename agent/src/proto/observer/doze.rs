@@ -11,7 +11,7 @@ use super::{
 };
 use crate::proto::{
     flow::ConnId,
-    packed::Packer,
+    packed::{Packed, Packer},
     session::{Quiet, Session},
     tcp::TcpFlow,
     time::Timestamp,
@@ -25,8 +25,13 @@ pub(super) struct Dozing {
     pub tally: u32,
     /// Up to what time the tallies were looked at.
     pub looked: Timestamp,
-    packed: Box<[u8]>,
+    /// What [`Walks::told`] says.
+    pub told: u32,
+    packed: Packed,
 }
+
+// What fits exactly into what the allocator hands out. There may be a hundred thousand of them.
+const _: () = assert!(size_of::<Dozing>() == 216);
 
 impl Dozing {
     pub fn id(&self) -> ConnId {
@@ -39,6 +44,12 @@ impl Dozing {
 const AWAKE: usize = if cfg!(test) { 0 } else { 4096 };
 
 impl Observer {
+    /// Whether there are so many that one that was awake for a look alone dozes again at once: the memory
+    /// that it took is then there for the next.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.table.len_of(List::Open) > AWAKE
+    }
+
     /// Puts a connection away where many are awake.
     pub(super) fn doze_if_crowded(&mut self, slot: SlotId) {
         if self.table.len_of(List::Open).saturating_sub(self.dozing) > AWAKE {
@@ -48,6 +59,7 @@ impl Observer {
 
     /// Puts a connection away of which nothing is under way.
     pub(super) fn doze(&mut self, slot: SlotId) {
+        let now = self.now;
         let Some(entry) = self.table.get_mut(slot) else {
             return;
         };
@@ -62,7 +74,7 @@ impl Observer {
         else {
             return;
         };
-        if !tcp.is_quiet() || !walks.is_quiet() || !session.is_quiet() {
+        if !tcp.is_quiet() || !walks.is_quiet(now) || !session.is_quiet() {
             return;
         }
         let mut p = Packer::writer();
@@ -70,11 +82,12 @@ impl Observer {
             return;
         };
         tcp.pack(&mut p);
-        walks.pack(&mut p);
+        walks.pack(tcp, &mut p);
         entry.state = State::Dozing(Box::new(Dozing {
             quiet,
             tally: walks.tally,
             looked: walks.looked,
+            told: walks.told(),
             packed: p.finish(),
         }));
         self.dozing += 1;
@@ -96,6 +109,7 @@ impl Observer {
             quiet,
             tally,
             looked,
+            told: _,
             packed,
         } = *dozing;
         self.dozing = self.dozing.saturating_sub(1);
@@ -104,7 +118,7 @@ impl Observer {
         let mut tcp = TcpFlow::new();
         tcp.pack(&mut p);
         let mut walks = Walks::new(0, tally, Default::default());
-        walks.pack(&mut p);
+        walks.pack(&tcp, &mut p);
         walks.looked = looked;
         entry.state = State::Live(Box::new(Live {
             tcp,

@@ -267,6 +267,17 @@ impl<T> Table<T> {
         (oldest != NONE).then_some(SlotId(oldest))
     }
 
+    /// How many slots there are, those that are free included.
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+
+    /// A slot by its number, which is below [`Self::slots`].
+    pub fn slot(&self, at: u32) -> SlotId {
+        debug_assert!(at < self.slots());
+        SlotId(at)
+    }
+
     /// All, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = (SlotId, &T)> {
         (0u32..)

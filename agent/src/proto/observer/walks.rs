@@ -11,7 +11,7 @@ mod waiting;
 
 use std::time::Duration;
 
-use super::{Entry, Live, Mark, Observer, State, context, table::SlotId};
+use super::{EVENTS_AT_ONCE, Entry, Live, Mark, Observer, State, context, table::SlotId};
 use crate::proto::{
     event::TcpCounts,
     flow::Direction,
@@ -19,7 +19,7 @@ use crate::proto::{
     segment::Segment,
     seq::SeqNumber,
     session::Session,
-    tcp::StreamEvent,
+    tcp::{StreamEvent, TcpFlow},
     time::Timestamp,
     walk::{self, Counts, Cursor, Sample, Walk, neighbour},
 };
@@ -42,6 +42,8 @@ const MAX_HEADER: i32 = 14;
 const CONFIRMING: Duration = Duration::from_millis(250);
 /// Events for which there is always room.
 const EVENTS_KEPT: usize = 8192;
+/// Connections that are looked at in one go. Records wait meanwhile.
+const SLOTS_OF_LOOK: u32 = if cfg!(test) { 2 } else { 16_384 };
 /// A tally is taken for complete whose last payload was so long ago.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,8 @@ struct Side {
     waiting: Vec<Waiting>,
     /// What of the tally was reported.
     counts: Box<Counts>,
+    /// [`Tally::print`] when all of it was reported, 0 before.
+    print: u32,
     /// Since when the direction is handed over whole, as the source has it.
     version: u32,
     /// The cursor that the source was given last.
@@ -80,6 +84,14 @@ struct Side {
     confirmed: Option<Timestamp>,
 }
 
+impl Side {
+    /// Whether the source was told of a trial just now.
+    fn is_confirming(&self, now: Timestamp) -> bool {
+        let waits = |at: Timestamp| now.saturating_since(at) < CONFIRMING;
+        self.confirmed.is_some_and(waits)
+    }
+}
+
 impl Walks {
     pub(super) fn new(side: usize, tally: u32, tcp: [TcpCounts; 2]) -> Box<Self> {
         let new = |_| Side {
@@ -87,6 +99,7 @@ impl Walks {
             number: 0,
             waiting: Vec::new(),
             counts: Box::default(),
+            print: 0,
             version: 0,
             told: None,
             moved: false,
@@ -102,20 +115,26 @@ impl Walks {
         })
     }
 
-    /// Whether nothing waits, and the source has been told what there is to tell.
-    pub(super) fn is_quiet(&self) -> bool {
-        let quiet = |side: &Side| side.waiting.is_empty() && !side.moved && side.trial.is_none();
-        self.sides.iter().all(quiet)
+    /// Whether nothing waits, and the source has been told what there is to tell, and has had the time to
+    /// act on it.
+    pub(super) fn is_quiet(&self, now: Timestamp) -> bool {
+        self.sides.iter().all(|side| {
+            let is_told = !side.moved && side.trial.is_none() && !side.is_confirming(now);
+            side.waiting.is_empty() && is_told
+        })
     }
 
-    /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet.
-    pub(super) fn pack(&mut self, p: &mut Packer) {
-        for side in &mut self.sides {
+    /// Writes or reads what is no field of [`super::doze::Dozing`] of one that is quiet. `tcp` is what
+    /// it belongs to.
+    pub(super) fn pack(&mut self, tcp: &TcpFlow, p: &mut Packer) {
+        for (of, side) in self.sides.iter_mut().enumerate() {
+            let known = tcp.next_seq(of).unwrap_or_default().0;
             let Side {
                 next,
                 number,
                 waiting: _,
                 counts,
+                print: _,
                 version,
                 told,
                 moved: _,
@@ -123,11 +142,11 @@ impl Walks {
                 trial: _,
                 confirmed: _,
             } = side;
-            p.option(next, |p, next| p.short(&mut next.0));
+            p.option(next, |p, next| p.near_short(&mut next.0, known));
             p.short(number);
             counts.pack(p);
             p.short(version);
-            p.option(told, |p, told| p.short(&mut told.0));
+            p.option(told, |p, told| p.near_short(&mut told.0, known));
         }
         for counts in &mut self.tcp {
             counts.pack(p);
@@ -145,6 +164,12 @@ impl Walks {
         }
     }
 
+    /// What tells whether anything was counted since the tallies were looked at.
+    pub(super) fn told(&self) -> u32 {
+        let [a, b] = &self.sides;
+        both(a.print, b.print)
+    }
+
     /// The tally of a side.
     fn tally(&self, side: usize) -> u32 {
         if side == 0 {
@@ -153,6 +178,11 @@ impl Walks {
             neighbour(self.tally)
         }
     }
+}
+
+/// One number of two.
+fn both(a: u32, b: u32) -> u32 {
+    a.rotate_left(16) ^ b
 }
 
 impl Entry {
@@ -224,28 +254,43 @@ impl Observer {
         self.take_waiting(slot, false);
     }
 
-    /// Looks at the tallies of all connections: reports what was counted, and who has been heard of.
-    pub fn handle_tallies(&mut self, now: Timestamp) {
+    /// Looks at the tallies of connections: reports what was counted, and who has been heard of.
+    ///
+    /// Goes on where it has stopped the last time, and stops where enough events wait to be polled, or
+    /// it has looked at enough. Whether the round is over: all connections have been looked at.
+    pub fn handle_tallies(&mut self, now: Timestamp) -> bool {
         self.now = self.now.max(now);
         // Where bytes were waited for, one segment may bring some ten thousand events at once.
         self.events.shrink_to(EVENTS_KEPT);
-        let walked: Vec<_> = (self.table.iter())
-            .filter(|(_, entry)| entry.tally() != 0)
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in walked {
+        let waiting = self.events.len();
+        let end = self.table.slots();
+        let stop = end.min(self.next_look.saturating_add(SLOTS_OF_LOOK));
+        while self.next_look < stop {
+            if self.events.len() - waiting >= EVENTS_AT_ONCE {
+                return false;
+            }
+            let slot = self.table.slot(self.next_look);
+            self.next_look += 1;
             self.take_waiting(slot, true);
             self.heed(slot);
         }
+        let is_over = stop == end;
+        if is_over {
+            self.next_look = 0;
+        }
+        is_over
     }
 
     /// The next place that the source should be told of.
     pub fn poll_cursor(&mut self) -> Option<Cursor> {
         while let Some((slot, generation, side)) = self.cursors.pop() {
-            if self.table.generation(slot) == generation
-                && let Some(cursor) = self.cursor(slot, side)
-            {
-                return Some(cursor);
+            if self.table.generation(slot) != generation {
+                continue;
+            }
+            let cursor = self.cursor(slot, side);
+            self.doze_if_crowded(slot);
+            if cursor.is_some() {
+                return cursor;
             }
         }
         None
@@ -551,8 +596,7 @@ impl Observer {
             trial
         } else {
             // What it is told now would take the place of that.
-            let waits = |at: Timestamp| self.now.saturating_since(at) < CONFIRMING;
-            if of.confirmed.is_some_and(waits) {
+            if of.is_confirming(self.now) {
                 return None;
             }
             let standing = live.session.standing(side)?;

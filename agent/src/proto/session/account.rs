@@ -159,14 +159,14 @@ impl Account {
             interface: self.interface,
             opened: ts,
             outcome,
-            host: request.and_then(|request| request.host.clone()),
-            path: request.map(|request| request.path.clone()),
+            host: request.and_then(|request| request.host.as_deref().map(Into::into)),
+            path: request.map(|request| request.path.as_str().into()),
             subprotocol: response
                 .filter(|_| outcome.opens())
-                .and_then(|response| response.subprotocol.clone()),
+                .and_then(|response| response.subprotocol.as_deref().map(Into::into)),
             next_hop: next_hop.map(Box::new),
             previous_hop: previous_hop.map(Box::new),
-            key: key.clone(),
+            key: key.as_deref().map(Into::into),
         });
         let faults = [
             (Direction::ClientToServer, request_faults),

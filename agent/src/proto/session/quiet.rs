@@ -96,10 +96,11 @@ impl WebSocket {
     }
 
     fn pack(&mut self, p: &mut Packer) {
+        let Timestamp(opened) = self.connection.opened;
         let Timestamp(last_activity) = &mut self.last_activity;
-        p.number(last_activity);
+        p.near(last_activity, opened);
         let Timestamp(heard) = &mut self.heard;
-        p.number(heard);
+        p.near(heard, *last_activity);
         for d in Direction::BOTH {
             self.incoming[d].pack(p);
         }

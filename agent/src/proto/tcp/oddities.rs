@@ -26,14 +26,14 @@ pub(super) struct Oddities {
 }
 
 impl Oddities {
-    /// Writes or reads it, between segments.
-    pub(super) fn pack(&mut self, p: &mut Packer) {
+    /// Writes or reads it, between segments; `near` is where the stream is.
+    pub(super) fn pack(&mut self, near: u32, p: &mut Packer) {
         self.counts.pack(p);
-        p.short(&mut self.high.0);
-        for at in &mut self.hole {
-            p.short(at);
-        }
-        p.option(&mut self.closed_at, |p, at| p.short(&mut at.0));
+        p.near_short(&mut self.high.0, near);
+        let [from, to] = &mut self.hole;
+        p.near_short(from, near);
+        p.near_short(to, *from);
+        p.option(&mut self.closed_at, |p, at| p.near_short(&mut at.0, near));
     }
 
     /// The direction begins at `seq`.

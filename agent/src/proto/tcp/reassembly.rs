@@ -139,13 +139,18 @@ impl Stream {
             _ => Start::Unknown,
         };
         p.flag(seen);
-        oddities.pack(p);
-        p.number(origin);
+        // All but the first are near where the stream is.
         p.number(next);
-        p.number(highest);
-        p.option(ack, |p, ack| p.short(&mut ack.0));
-        p.number(acked);
-        p.option(answer, |p, answer| p.short(&mut answer.0));
+        let known = *next as u32;
+        oddities.pack(known, p);
+        p.near(origin, *next);
+        p.near(highest, *next);
+        // Where there is no acknowledgement, there is no position of one.
+        p.option(ack, |p, ack| {
+            p.near_short(&mut ack.0, known);
+            p.near(acked, *next);
+        });
+        p.option(answer, |p, answer| p.near_short(&mut answer.0, known));
     }
 
     /// The position of `seq`: the one nearest to the next byte.

@@ -3,8 +3,8 @@
 use prometheus::{TextEncoder, core::Collector, process_collector::ProcessCollector};
 use wstap_common::counter::{COUNTERS, Counter, Group};
 
-use super::{exposition::Exposition, names};
-use crate::proto::observer::Stats;
+use super::{MetricsConfig, exposition::Exposition, names};
+use crate::{proto::observer::Stats, sink::peer::PeerCounts};
 
 /// Why a record is lost that was delivered and could not be read.
 const UNDECODABLE: &str = "undecodable";
@@ -38,6 +38,8 @@ pub struct AgentStatus {
     pub reader: ReaderCounts,
     /// Interfaces to which the program is attached.
     pub interfaces_attached: u64,
+    /// Other network namespaces.
+    pub namespaces: NamespaceCounts,
 }
 
 impl AgentStatus {
@@ -50,6 +52,17 @@ impl AgentStatus {
     }
 }
 
+/// Of the network namespaces that are followed besides the agent's own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NamespaceCounts {
+    /// Followed now.
+    pub followed: u64,
+    /// Could not be entered or looked for, so far.
+    pub failed: u64,
+    /// Were one too many, so far.
+    pub turned_away: u64,
+}
+
 /// What the reader of the ring buffer has counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ReaderCounts {
@@ -59,9 +72,12 @@ pub struct ReaderCounts {
     pub cut: u64,
 }
 
-/// How often the bounds of the metrics themselves were exceeded.
+/// What the metrics know of themselves: how often their own bounds were exceeded, and the like.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Exceeded {
+pub(super) struct Own {
+    pub(super) endpoints_gone: u64,
+    /// Of whoever knows names, where there is one.
+    pub(super) peers: Option<PeerCounts>,
     pub(super) endpoints: u64,
     pub(super) connection_series: u64,
     pub(super) lingering_series: u64,
@@ -70,11 +86,17 @@ pub(super) struct Exceeded {
 }
 
 /// Writes the agent's metrics.
-pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Exceeded) {
+pub(super) fn expose(
+    out: &mut Exposition,
+    status: &AgentStatus,
+    metrics: &Own,
+    config: &MetricsConfig,
+) {
     let AgentStatus {
         observer,
         kernel,
         interfaces_attached,
+        namespaces,
         ..
     } = status;
     let counts = kernel.unwrap_or_default();
@@ -84,6 +106,10 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
         .sample("", &[&version, &revision], 1);
     out.family(&names::INTERFACES_ATTACHED)
         .sample("", &[], interfaces_attached);
+    out.family(&names::NETWORK_NAMESPACES)
+        .sample("", &[], namespaces.followed);
+    out.family(&names::NETWORK_NAMESPACES_FAILED)
+        .sample("", &[], namespaces.failed);
     out.family(&names::CONNECTIONS_TRACKED)
         .sample("", &[], observer.tracked);
     out.family(&names::SAMPLES)
@@ -105,6 +131,10 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
     for (limit, count) in limits(status, metrics) {
         exceeded.sample("", &[&limit], count);
     }
+    let mut bounds = out.family(&names::LIMIT);
+    for (limit, bound) in configured(config) {
+        bounds.sample("", &[&limit], bound);
+    }
     let mut packets = out.family(&names::KERNEL_PACKETS);
     for counter in in_group(Group::Packets) {
         packets.sample("", &[&counter.label()], counts.of(counter));
@@ -117,6 +147,17 @@ pub(super) fn expose(out: &mut Exposition, status: &AgentStatus, metrics: &Excee
         .sample("", &[], counts.of(Counter::Drained));
     out.family(&names::WALKS_LOST)
         .sample("", &[], observer.walks_lost);
+    out.family(&names::ENDPOINTS_GONE)
+        .sample("", &[], metrics.endpoints_gone);
+    if let Some(peers) = &metrics.peers {
+        out.family(&names::KUBERNETES_PODS)
+            .sample("", &[], peers.pods);
+        let mut errors = out.family(&names::KUBERNETES_WATCH_ERRORS);
+        errors.sample("", &[&"pods"], peers.pod_errors);
+        errors.sample("", &[&"services"], peers.service_errors);
+        out.family(&names::KUBERNETES_OWNERS_GUESSED)
+            .sample("", &[], peers.owners_guessed);
+    }
     // A ClientHello that the kernel recognises the agent never sees. Where something else came first
     // that had to be looked at (PROXY protocol), it is the agent that finds it.
     let tls = counts.of(Counter::Tls) + observer.unreadable_tls;
@@ -130,9 +171,10 @@ fn in_group(group: Group) -> impl Iterator<Item = Counter> {
 }
 
 /// Every bound of the agent, with how often it was exceeded.
-pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str, u64); 17] {
+pub(super) fn limits(status: &AgentStatus, metrics: &Own) -> [(&'static str, u64); 21] {
     let observer = &status.observer.exceeded;
     let kernel = status.kernel.unwrap_or_default();
+    let peers = metrics.peers.unwrap_or_default();
     [
         ("buffered", observer.buffered),
         ("buffered_per_direction", observer.buffered_per_direction),
@@ -146,11 +188,25 @@ pub(super) fn limits(status: &AgentStatus, metrics: &Exceeded) -> [(&'static str
         ("inflated", observer.inflated),
         ("inflaters", observer.inflaters),
         ("lingering_series", metrics.lingering_series),
+        ("netns", status.namespaces.turned_away),
+        ("owners", peers.owners_exceeded),
         ("pings", observer.pings),
+        ("pods", peers.pods_exceeded),
         ("search", observer.search),
+        ("services", peers.services_exceeded),
         ("snap_length", status.reader.cut),
         ("subprotocols", metrics.subprotocols),
         ("tallies", kernel.of(Counter::TalliesUsedUp)),
+    ]
+}
+
+/// The bounds on what grows with connections, under the names that they have in [`limits`].
+pub(super) fn configured(config: &MetricsConfig) -> [(&'static str, usize); 4] {
+    [
+        ("candidates", config.max_candidates),
+        ("connection_series", config.connection_series),
+        ("connections", config.max_connections),
+        ("endpoints", config.max_endpoints),
     ]
 }
 

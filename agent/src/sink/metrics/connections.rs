@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::{series::Live, tally::OPCODES};
 use crate::{
     proto::{flow::Direction, time::Timestamp},
-    sink::escape::is_hostile,
+    sink::{
+        escape::is_hostile,
+        peer::{Peer, PeerKind},
+    },
 };
 
 /// A live connection. Fields are named as those of the events are.
@@ -16,6 +19,12 @@ struct Entry<'a> {
     conn: String,
     client: SocketAddr,
     server: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_pod: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,12 +79,15 @@ impl Serialize for Counts {
 impl<'a> Entry<'a> {
     fn new(live: &'a Live, now: Timestamp) -> Self {
         let connection = &live.connection;
-        let opcodes = |direction| live.opcodes[direction].tally();
+        let opcodes = |direction| live.opcodes.tally(direction);
         let hops = live.hops();
         Self {
             conn: connection.id.to_string(),
             client: connection.client,
             server: connection.server,
+            client_pod: Peer::shown(&live.peers.client, PeerKind::Pod),
+            server_pod: Peer::shown(&live.peers.server, PeerKind::Pod),
+            server_service: Peer::shown(&live.peers.server, PeerKind::Service),
             path: connection.path.as_deref(),
             host: connection.host.as_deref(),
             subprotocol: connection.subprotocol.as_deref(),
@@ -89,7 +101,7 @@ impl<'a> Entry<'a> {
             silence_ns: now.0.saturating_sub(live.last_seen.0),
             frames: Directions::new(|direction| Some(Counts(opcodes(direction).frames))),
             bytes: Directions::new(|direction| Some(Counts(opcodes(direction).bytes))),
-            last_frame_size: Directions::new(|direction| live.last_frame_size[direction]),
+            last_frame_size: Directions::new(|direction| live.last_frame_size[direction].number()),
         }
     }
 }

@@ -27,6 +27,15 @@ pub(super) const LIFETIMES: &[f64] = &[
     43_200.0, 86_400.0,
 ];
 
+/// Of the silence before an ending: the time-outs that proxies, load balancers and servers come with (30 s,
+/// 60 s, 100 s, 4 min, 5 min, 350 s, 10 min, an hour), each in a bucket of its own that few others fall
+/// into. A timer fires at its time or a little later, never before. Those that queries name are no whole
+/// numbers, which Prometheus 3 writes otherwise in its label `le` than we do.
+pub(super) const SILENCES: &[f64] = &[
+    1.0, 10.0, 29.5, 31.5, 59.5, 62.5, 99.5, 103.5, 239.5, 245.5, 299.5, 305.5, 349.5, 355.5,
+    599.5, 611.5, 3599.5, 3659.5,
+];
+
 /// Observations in buckets. Takes memory for them only once there is one.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
@@ -118,7 +127,7 @@ mod tests {
 
     #[test]
     fn bounds_ascend_and_are_as_promised() {
-        for bounds in [SIZES, LATENCIES, LIFETIMES] {
+        for bounds in [SIZES, LATENCIES, LIFETIMES, SILENCES] {
             assert!(bounds.is_sorted());
         }
         assert!(SIZES.windows(2).all(|pair| pair[1] == pair[0] * 4.0));
@@ -128,6 +137,22 @@ mod tests {
         );
         assert_eq!(LIFETIMES.first(), Some(&0.1));
         assert_eq!(LIFETIMES.last(), Some(&86_400.0));
+    }
+
+    #[test]
+    fn each_time_out_has_a_bucket_of_its_own() {
+        let bucket = |value: f64| SILENCES.partition_point(|&bound| bound < value);
+        let timeouts = [30.0, 60.0, 100.0, 240.0, 300.0, 350.0, 600.0, 3600.0];
+        for timeout in timeouts {
+            // Punctual, a second late, and late by 1 %.
+            assert_eq!(bucket(timeout), bucket(timeout + 1.0), "{timeout}");
+            assert_eq!(bucket(timeout), bucket(timeout * 1.01), "{timeout}");
+            // What comes 2 % early, or 4 % late, is not of it.
+            assert_ne!(bucket(timeout), bucket(timeout * 0.98), "{timeout}");
+            assert_ne!(bucket(timeout), bucket(timeout * 1.07), "{timeout}");
+        }
+        let buckets: std::collections::BTreeSet<_> = timeouts.map(bucket).into();
+        assert_eq!(buckets.len(), timeouts.len());
     }
 
     #[test]

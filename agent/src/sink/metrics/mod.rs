@@ -25,19 +25,19 @@ mod series;
 mod subprotocol;
 mod tally;
 
-pub use agent::{AgentStatus, KernelCounts, ReaderCounts, process_metrics};
+pub use agent::{AgentStatus, KernelCounts, NamespaceCounts, ReaderCounts, process_metrics};
 pub use code::MAX_CLOSE_CODES;
 pub use path::{MAX_LENGTH as MAX_PATH_LABEL_LENGTH, PathLabel};
 pub use subprotocol::MAX_SUBPROTOCOLS;
 pub use tally::Totals;
 
-use super::Sink;
+use super::{Sink, peer::PeerNames};
 use crate::proto::{
     event::{Close, Connection, Event, EventKind, Handshake, Hop},
     flow::ConnId,
     time::Timestamp,
 };
-use agent::Exceeded;
+use agent::Own;
 use code::CloseCodes;
 use endpoint::{Endpoints, IsLocal};
 use exposition::Exposition;
@@ -55,10 +55,14 @@ pub struct MetricsConfig {
     pub max_endpoints: usize,
     /// Live connections with series of their own, and ended ones that linger; 0 for none.
     pub connection_series: usize,
-    /// How long the series of a connection stay after its end.
+    /// How long the series of a connection stay after its end, and those of an endpoint after its pod's.
     pub series_linger: Duration,
     /// How request targets become labels.
     pub path_label: PathLabel,
+    /// WebSockets that the observer follows; shown, and enforced by it.
+    pub max_connections: usize,
+    /// Other TCP connections that it remembers; the same.
+    pub max_candidates: usize,
 }
 
 impl Default for MetricsConfig {
@@ -68,6 +72,8 @@ impl Default for MetricsConfig {
             connection_series: 1000,
             series_linger: Duration::from_secs(60),
             path_label: PathLabel::default(),
+            max_connections: 100_000,
+            max_candidates: 65_536,
         }
     }
 }
@@ -75,7 +81,8 @@ impl Default for MetricsConfig {
 /// The metrics. Shared between the thread that handles events and whoever reads them.
 #[derive(Debug)]
 pub struct Metrics {
-    path_label: PathLabel,
+    config: MetricsConfig,
+    names: Option<Arc<dyn PeerNames>>,
     state: Mutex<State>,
 }
 
@@ -94,9 +101,14 @@ impl Metrics {
     #[must_use]
     pub fn new(config: &MetricsConfig) -> Self {
         Self {
-            path_label: config.path_label,
+            config: *config,
+            names: None,
             state: Mutex::new(State {
-                endpoints: Endpoints::new(config.max_endpoints, config.path_label),
+                endpoints: Endpoints::new(
+                    config.max_endpoints,
+                    config.path_label,
+                    config.series_linger,
+                ),
                 connections: Connections::new(),
                 series: Series::new(config.connection_series, config.series_linger),
                 close_codes: CloseCodes::default(),
@@ -104,6 +116,14 @@ impl Metrics {
                 agent: AgentStatus::default(),
             }),
         }
+    }
+
+    /// The same with names of pods: endpoints have their labels from now on.
+    #[must_use]
+    pub fn with_names(mut self, names: Arc<dyn PeerNames>) -> Self {
+        self.state().endpoints.set_names(Arc::clone(&names));
+        self.names = Some(names);
+        self
     }
 
     /// Says which addresses are this node's, for the label `side`. Without it that is `unknown`.
@@ -123,22 +143,26 @@ impl Metrics {
     }
 
     /// All metrics but those of the process in the text format 0.0.4. The same events give the same
-    /// text. `now` decides which ended connections still have series.
+    /// text. `now` decides which ended connections still have series, and which endpoints have them for the
+    /// last time.
     #[must_use]
     pub fn expose(&self, now: Timestamp) -> String {
         let mut state = self.state();
         state.series.expire(now);
         let shown = state.series.snapshot(&state.connections);
         let mut endpoints = state.endpoints.snapshot();
+        // Behind the snapshot, so that what was counted last is seen once more.
+        state.endpoints.expire(now);
         let status = state.agent;
-        let exceeded = state.exceeded();
+        let mut own = state.own();
         drop(state);
+        own.peers = self.names.as_ref().map(|names| names.counts());
 
         endpoints.sort_by(|a, b| a.labels.cmp(&b.labels));
         let mut out = Exposition::default();
         tally::expose(&mut out, &endpoints);
-        series::expose(&mut out, &shown, self.path_label);
-        agent::expose(&mut out, &status, &exceeded);
+        series::expose(&mut out, &shown, self.config.path_label);
+        agent::expose(&mut out, &status, &own, &self.config);
         out.finish()
     }
 
@@ -198,6 +222,7 @@ impl State {
                 let Some(live) = self.connections.get_mut(&connection.id) else {
                     return self.unopened(connection).frame(frame);
                 };
+                self.endpoints.name_late(live, event.ts);
                 live.last_seen = event.ts;
                 let challenges = live.frame(frame, &self.series);
                 self.endpoints.tally(live.endpoint).frame(frame);
@@ -209,6 +234,7 @@ impl State {
                 let Some(live) = self.connections.get_mut(&connection.id) else {
                     return self.unopened(connection).counted(counted);
                 };
+                self.endpoints.name_late(live, event.ts);
                 live.last_seen = live.last_seen.max(event.ts);
                 let challenges = live.counted(counted, &self.series);
                 self.endpoints.tally(live.endpoint).counted(counted);
@@ -220,6 +246,7 @@ impl State {
                 let Some(live) = self.connections.get_mut(&connection.id) else {
                     return self.unopened(connection).progress(progress);
                 };
+                self.endpoints.name_late(live, event.ts);
                 live.last_seen = event.ts;
                 live.progress(progress);
                 self.endpoints.tally(live.endpoint).progress(progress);
@@ -242,14 +269,16 @@ impl State {
     /// Where events of a connection are counted that is not, or no longer, open: what breaks the
     /// rules of the handshake comes before it.
     fn unopened(&mut self, connection: &Connection) -> &mut Tally {
-        let id = self.endpoints.unopened(connection);
+        let peers = self.endpoints.peers(connection);
+        let id = self.endpoints.unopened(connection, &peers);
         self.endpoints.tally(id)
     }
 
     fn handshake(&mut self, event: &Event, handshake: &Handshake) {
         let connection = &event.connection;
         let opens = connection.outcome.opens();
-        let endpoint = self.endpoints.admit(connection, opens);
+        let peers = self.endpoints.peers(connection);
+        let endpoint = self.endpoints.admit(connection, &peers, opens, event.ts);
         let subprotocol = (self.subprotocols).label(connection.subprotocol.as_deref());
         let tally = self.endpoints.tally(endpoint);
         tally.handshake(connection.outcome, handshake, subprotocol);
@@ -262,7 +291,7 @@ impl State {
             self.endpoints.tally(previous.endpoint).ended();
             self.series.forget(&previous);
         }
-        let mut live = Live::new(Arc::clone(connection), endpoint, event.ts);
+        let mut live = Live::new(Arc::clone(connection), endpoint, peers, event.ts);
         self.series.open(&mut live);
         self.connections.insert(connection.id, Box::new(live));
         self.join(connection);
@@ -307,8 +336,10 @@ impl State {
         }
     }
 
-    fn exceeded(&self) -> Exceeded {
-        Exceeded {
+    fn own(&self) -> Own {
+        Own {
+            endpoints_gone: self.endpoints.gone(),
+            peers: None,
             endpoints: self.endpoints.exceeded(),
             connection_series: self.series.refused(),
             lingering_series: self.series.cut_short(),

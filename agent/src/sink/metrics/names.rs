@@ -48,6 +48,15 @@ impl Scope {
     }
 }
 
+/// Labels that endpoints have besides, where pods are known by name. They come behind those of the scope.
+pub const PEER_LABELS: [&str; 5] = [
+    "server_namespace",
+    "server_pod",
+    "server_workload",
+    "client_namespace",
+    "client_workload",
+];
+
 /// A metric.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Metric {
@@ -92,6 +101,8 @@ metrics! {
         "WebSockets that ended, by how, close code and who ended them.";
     CONNECTION_DURATION: Histogram of Endpoint, "websocket_connection_duration_seconds", [],
         "How long WebSockets were open.";
+    CONNECTION_SILENCE: Histogram of Endpoint, "websocket_connection_silence_seconds", ["kind"],
+        "How long nothing had come of a WebSocket when its ending began, by how it ended.";
     FRAMES: Counter of Endpoint, "websocket_frames_total", ["direction", "opcode"],
         "Frames, counted when their header is complete.";
     FRAME_PAYLOAD_BYTES: Counter of Endpoint, "websocket_frame_payload_bytes_total", ["direction", "opcode"],
@@ -124,6 +135,10 @@ metrics! {
         "Always 1; the labels say which build this is.";
     INTERFACES_ATTACHED: Gauge of Agent, "wstap_interfaces_attached", [],
         "Network interfaces to which the kernel program is attached.";
+    NETWORK_NAMESPACES: Gauge of Agent, "wstap_network_namespaces", [],
+        "Network namespaces that are followed besides the agent's own.";
+    NETWORK_NAMESPACES_FAILED: Counter of Agent, "wstap_network_namespaces_failed_total", [],
+        "Network namespaces that were wanted and could not be entered or looked for.";
     CONNECTIONS_TRACKED: Gauge of Agent, "wstap_connections_tracked", [],
         "TCP connections of any kind that take memory in the agent.";
     SAMPLES: Counter of Agent, "wstap_samples_total", [],
@@ -142,6 +157,8 @@ metrics! {
         "Segments that repeated bytes and did not agree with the first; the first were taken.";
     LIMIT_EXCEEDED: Counter of Agent, "wstap_limit_exceeded_total", ["limit"],
         "Times that a bound of the agent was exceeded.";
+    LIMIT: Gauge of Agent, "wstap_limit", ["limit"],
+        "Bounds of the agent on what grows with connections, as configured.";
     KERNEL_PACKETS: Counter of Agent, "wstap_kernel_packets_total", ["verdict"],
         "Packets that passed the kernel program, by what was done with them.";
     PLACES_LOST: Counter of Agent, "wstap_kernel_places_lost_total", [],
@@ -152,6 +169,14 @@ metrics! {
         "Segments that were set aside until what comes before them had come, and have been gone through since.";
     WALKS_LOST: Counter of Agent, "wstap_records_missed_total", [],
         "Records of frames that were never read: the frames are counted, and have no events.";
+    ENDPOINTS_GONE: Counter of Agent, "wstap_endpoints_gone_total", [],
+        "Endpoints whose series went after their pod.";
+    KUBERNETES_PODS: Gauge of Agent, "wstap_kubernetes_pods", [],
+        "Pods of this node that are known by an address of their own.";
+    KUBERNETES_WATCH_ERRORS: Counter of Agent, "wstap_kubernetes_watch_errors_total", ["resource"],
+        "Times that listing or watching objects of the Kubernetes API failed.";
+    KUBERNETES_OWNERS_GUESSED: Counter of Agent, "wstap_kubernetes_owners_guessed_total", [],
+        "Times that the API did not say what a pod belongs to, and names had to.";
     UNREADABLE_CONNECTIONS: Counter of Agent, "wstap_unreadable_connections_total", ["reason"],
         "Connections that were seen and cannot be read from here.";
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -17,11 +18,14 @@ use super::{
     path::PathLabel,
     tally::{OPCODES, OpcodeTally},
 };
-use crate::proto::{
-    event::{Close, Connection, Counted, Frame, Hop, Progress},
-    flow::{ConnId, Direction, PerDirection, Role},
-    frame::{CloseCode, Opcode},
-    time::Timestamp,
+use crate::{
+    proto::{
+        event::{Close, Connection, Counted, Frame, Hop, Progress},
+        flow::{ConnId, Direction, PerDirection, Role},
+        frame::{CloseCode, Opcode},
+        time::Timestamp,
+    },
+    sink::peer::Peers,
 };
 
 /// Frames after which a connection without series is compared with those that have them.
@@ -30,57 +34,85 @@ const CHALLENGE_EVERY: u64 = 64;
 /// Stale ranks that one comparison brings up to date at most.
 const REFRESHES: usize = 8;
 
-/// An [`OpcodeTally`] that takes half the memory as long as its numbers are small, as those of most of
-/// a hundred thousand connections are.
+/// Numbers of both directions, in half the memory as long as they are small, as those of most of a
+/// hundred thousand connections are.
 #[derive(Clone, Debug)]
-pub(super) enum Narrow {
-    Small {
-        frames: [u32; OPCODES.len()],
-        bytes: [u32; OPCODES.len()],
-    },
-    Large(Box<OpcodeTally>),
+pub(super) enum Opcodes {
+    /// Frames and bytes.
+    Small(PerDirection<[[u32; OPCODES.len()]; 2]>),
+    /// Any.
+    Large(Box<PerDirection<OpcodeTally>>),
 }
 
-impl Default for Narrow {
+impl Default for Opcodes {
     fn default() -> Self {
-        Self::Small {
-            frames: Default::default(),
-            bytes: Default::default(),
-        }
+        Self::Small(PerDirection::default())
     }
 }
 
-impl Narrow {
-    /// The numbers.
-    pub(super) fn tally(&self) -> OpcodeTally {
+impl Opcodes {
+    /// The numbers of a direction.
+    pub(super) fn tally(&self, direction: Direction) -> OpcodeTally {
         match self {
-            Self::Small { frames, bytes } => OpcodeTally {
-                frames: frames.map(u64::from),
-                bytes: bytes.map(u64::from),
-            },
-            Self::Large(tally) => **tally,
+            Self::Small(small) => {
+                let [frames, bytes] = small[direction].map(|numbers| numbers.map(u64::from));
+                OpcodeTally { frames, bytes }
+            }
+            Self::Large(tallies) => tallies[direction],
         }
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut OpcodeTally)) {
-        if let Self::Large(tally) = self {
-            return change(tally);
+    /// Frames of both directions.
+    pub(super) fn frames(&self) -> u64 {
+        let frames = Direction::BOTH.map(|direction| self.tally(direction).frames);
+        let frames = frames.iter().flatten();
+        frames.fold(0, |sum, frames| sum.saturating_add(*frames))
+    }
+
+    fn change(&mut self, direction: Direction, change: impl FnOnce(&mut OpcodeTally)) {
+        if let Self::Large(tallies) = self {
+            return change(&mut tallies[direction]);
         }
-        let mut tally = self.tally();
+        let mut tally = self.tally(direction);
         change(&mut tally);
-        *self = match (narrow(&tally.frames), narrow(&tally.bytes)) {
-            (Some(frames), Some(bytes)) => Self::Small { frames, bytes },
-            _ => Self::Large(Box::new(tally)),
-        };
+        let small = [&tally.frames, &tally.bytes].map(narrow);
+        if let (Self::Small(numbers), [Some(frames), Some(bytes)]) = (&mut *self, small) {
+            numbers[direction] = [frames, bytes];
+            return;
+        }
+        let mut tallies = Box::new(PerDirection {
+            client_to_server: self.tally(Direction::ClientToServer),
+            server_to_client: self.tally(Direction::ServerToClient),
+        });
+        tallies[direction] = tally;
+        *self = Self::Large(tallies);
     }
 }
 
-fn narrow<const N: usize>(numbers: &[u64; N]) -> Option<[u32; N]> {
-    let mut small = [0; N];
+fn narrow(numbers: &[u64; OPCODES.len()]) -> Option<[u32; OPCODES.len()]> {
+    let mut small = [0; OPCODES.len()];
     for (small, number) in small.iter_mut().zip(numbers) {
         *small = u32::try_from(*number).ok()?;
     }
     Some(small)
+}
+
+/// A number that may not be there, in eight bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Maybe(
+    /// One more than the number.
+    Option<NonZeroU64>,
+);
+
+impl Maybe {
+    fn some(number: u64) -> Self {
+        Self(NonZeroU64::new(number.saturating_add(1)))
+    }
+
+    /// The number.
+    pub(super) fn number(self) -> Option<u64> {
+        self.0.map(|number| number.get() - 1)
+    }
 }
 
 /// Other hops of a proxied connection.
@@ -97,33 +129,41 @@ pub(super) struct Live {
     pub(super) connection: Arc<Connection>,
     /// Where it is counted.
     pub(super) endpoint: EndpointId,
+    /// Names of its ends.
+    pub(super) peers: Peers,
     /// Its own counts.
-    pub(super) opcodes: PerDirection<Narrow>,
+    pub(super) opcodes: Opcodes,
     /// Payload bytes of the last frame that is over.
-    pub(super) last_frame_size: PerDirection<Option<u64>>,
+    pub(super) last_frame_size: PerDirection<Maybe>,
     /// Time of the last event.
     pub(super) last_seen: Timestamp,
     /// Other hops that have named this one since, where the handshake could not.
     pub(super) joined: Option<Box<Joined>>,
-    /// Frames of both directions.
-    frames: u64,
     close: Option<(CloseCode, Option<Role>)>,
-    /// Frames when it was last ranked, for those that have series.
-    rank: Option<u64>,
+    /// Frames of both directions when it was last ranked, for those that have series.
+    rank: Maybe,
 }
 
+// There may be a hundred thousand of them.
+const _: () = assert!(size_of::<Live>() <= 200);
+
 impl Live {
-    pub(super) fn new(connection: Arc<Connection>, endpoint: EndpointId, now: Timestamp) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        endpoint: EndpointId,
+        peers: Peers,
+        now: Timestamp,
+    ) -> Self {
         Self {
             connection,
             endpoint,
-            opcodes: PerDirection::default(),
+            peers,
+            opcodes: Opcodes::default(),
             last_frame_size: PerDirection::default(),
             last_seen: now,
             joined: None,
-            frames: 0,
             close: None,
-            rank: None,
+            rank: Maybe::default(),
         }
     }
 
@@ -140,36 +180,42 @@ impl Live {
     /// Counts a frame. True if it is time for [`Series::challenge`].
     pub(super) fn frame(&mut self, frame: &Frame, series: &Series) -> bool {
         if !frame.tallied {
-            self.frames += 1;
-            self.opcodes[frame.direction].change(|tally| tally.frame(frame.opcode));
+            let direction = frame.direction;
+            (self.opcodes).change(direction, |tally| tally.frame(frame.opcode));
         }
         if frame.opcode == Opcode::Close && self.close.is_none() {
             self.close = close_code(frame).map(|code| (code, Some(frame.direction.sender())));
         }
-        self.rank.is_none() && (series.has_room() || self.frames.is_multiple_of(CHALLENGE_EVERY))
+        let is_time = || self.opcodes.frames().is_multiple_of(CHALLENGE_EVERY);
+        !self.is_ranked() && (series.has_room() || is_time())
     }
 
     /// Counts frames that were counted elsewhere. True if it is time for [`Series::challenge`].
     pub(super) fn counted(&mut self, counted: &Counted, series: &Series) -> bool {
-        let before = self.frames;
-        for frames in counted.frames {
-            self.frames = self.frames.saturating_add(frames);
+        let direction = counted.direction;
+        let before = self.opcodes.frames();
+        self.opcodes.change(direction, |tally| {
+            tally.count(&counted.frames, &counted.bytes);
+        });
+        if let Some(size) = counted.last_frame_size {
+            self.last_frame_size[direction] = Maybe::some(size);
         }
-        self.opcodes[counted.direction]
-            .change(|tally| tally.count(&counted.frames, &counted.bytes));
-        if counted.last_frame_size.is_some() {
-            self.last_frame_size[counted.direction] = counted.last_frame_size;
-        }
-        let due = self.frames / CHALLENGE_EVERY != before / CHALLENGE_EVERY;
-        self.rank.is_none() && (series.has_room() || due)
+        let is_time = || self.opcodes.frames() / CHALLENGE_EVERY != before / CHALLENGE_EVERY;
+        !self.is_ranked() && (series.has_room() || is_time())
+    }
+
+    fn is_ranked(&self) -> bool {
+        self.rank.number().is_some()
     }
 
     /// Counts payload bytes.
     pub(super) fn progress(&mut self, progress: &Progress) {
-        self.opcodes[progress.direction]
-            .change(|tally| tally.payload(progress.opcode, progress.bytes));
-        if progress.total.is_some() {
-            self.last_frame_size[progress.direction] = progress.total;
+        let direction = progress.direction;
+        (self.opcodes).change(direction, |tally| {
+            tally.payload(progress.opcode, progress.bytes);
+        });
+        if let Some(size) = progress.total {
+            self.last_frame_size[direction] = Maybe::some(size);
         }
     }
 }
@@ -238,7 +284,7 @@ impl Series {
     /// Gives series to a connection that has none, if there is room or it has become clearly busier
     /// than the least busy one that has: by a quarter, so that equals do not take turns.
     pub(super) fn challenge(&mut self, id: ConnId, connections: &mut Connections) {
-        let Some(frames) = connections.get(&id).map(|live| live.frames) else {
+        let Some(frames) = connections.get(&id).map(|live| live.opcodes.frames()) else {
             return;
         };
         if !self.has_room() && !self.displace(frames, connections) {
@@ -263,24 +309,26 @@ impl Series {
             let Some(holder) = connections.get_mut(&least) else {
                 return true;
             };
-            if holder.frames == rank {
-                holder.rank = None;
+            let now = holder.opcodes.frames();
+            if now == rank {
+                holder.rank = Maybe::default();
                 return true;
             }
-            holder.rank = Some(holder.frames);
-            self.ranking.insert((holder.frames, least));
+            holder.rank = Maybe::some(now);
+            self.ranking.insert((now, least));
         }
         false
     }
 
     fn grant(&mut self, live: &mut Live) {
-        live.rank = Some(live.frames);
-        self.ranking.insert((live.frames, live.connection.id));
+        let frames = live.opcodes.frames();
+        live.rank = Maybe::some(frames);
+        self.ranking.insert((frames, live.connection.id));
     }
 
     /// Takes out a connection whose end was not seen.
     pub(super) fn forget(&mut self, live: &Live) {
-        if let Some(rank) = live.rank {
+        if let Some(rank) = live.rank.number() {
             self.ranking.remove(&(rank, live.connection.id));
         }
     }
@@ -288,7 +336,7 @@ impl Series {
     /// Takes over a connection that has ended.
     pub(super) fn close(&mut self, mut live: Live, close: &Close, now: Timestamp) {
         self.expire(now);
-        if live.rank.is_none() {
+        if !live.is_ranked() {
             return;
         }
         self.forget(&live);
@@ -339,19 +387,19 @@ pub(super) fn expose(out: &mut Exposition, shown: &[Live], path_label: PathLabel
     };
     let mut family = out.family(&names::CONNECTION_FRAMES);
     for (labels, direction, live) in each() {
-        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].tally().frames) {
+        for (opcode, n) in OPCODES.iter().zip(live.opcodes.tally(direction).frames) {
             family.count(labels, &[&direction.as_str(), opcode], n);
         }
     }
     let mut family = out.family(&names::CONNECTION_PAYLOAD_BYTES);
     for (labels, direction, live) in each() {
-        for (opcode, n) in OPCODES.iter().zip(live.opcodes[direction].tally().bytes) {
+        for (opcode, n) in OPCODES.iter().zip(live.opcodes.tally(direction).bytes) {
             family.count(labels, &[&direction.as_str(), opcode], n);
         }
     }
     let mut family = out.family(&names::CONNECTION_LAST_FRAME_SIZE);
     for (labels, direction, live) in each() {
-        if let Some(size) = live.last_frame_size[direction] {
+        if let Some(size) = live.last_frame_size[direction].number() {
             family.sample(labels, &[&direction.as_str()], size);
         }
     }

@@ -6,12 +6,14 @@ use super::{
     code::{CodeLabel, StatusLabel},
     endpoint::Endpoint,
     exposition::Exposition,
-    histogram::{Histogram, LATENCIES, LIFETIMES, SIZES},
+    histogram::{Histogram, LATENCIES, LIFETIMES, SILENCES, SIZES},
     names,
     subprotocol::SubprotocolLabel,
 };
 use crate::proto::{
-    event::{Close, Counted, Frame, Handshake, Message, Outcome, Progress, Rule, Violation},
+    event::{
+        Close, CloseKind, Counted, Frame, Handshake, Message, Outcome, Progress, Rule, Violation,
+    },
     flow::{Direction, PerDirection, Role},
     frame::Opcode,
 };
@@ -164,6 +166,8 @@ pub(super) struct Tally {
     /// By kind, code and initiator, the last empty where there is none.
     closed: BTreeMap<(&'static str, CodeLabel, &'static str), u64>,
     duration: Histogram,
+    /// By kind, of endings that were seen.
+    silence: BTreeMap<&'static str, Histogram>,
     directions: PerDirection<DirectionTally>,
 }
 
@@ -175,6 +179,7 @@ impl Default for Tally {
             active: None,
             closed: BTreeMap::new(),
             duration: Histogram::new(LIFETIMES),
+            silence: BTreeMap::new(),
             directions: PerDirection::default(),
         }
     }
@@ -214,6 +219,11 @@ impl Tally {
         *self.active.get_or_insert(0) += 1;
     }
 
+    /// Whether any is.
+    pub(super) fn is_open(&self) -> bool {
+        self.active.is_some_and(|active| active > 0)
+    }
+
     /// A WebSocket that was counted as open is no longer.
     pub(super) fn ended(&mut self) {
         if let Some(active) = &mut self.active {
@@ -226,6 +236,14 @@ impl Tally {
         let count = self.closed.entry((close.kind.as_str(), code, initiator));
         *count.or_default() += 1;
         self.duration.observe(close.duration.as_secs_f64());
+        // What was given up had no ending that a silence could have led to.
+        let ended = !matches!(close.kind, CloseKind::Evicted | CloseKind::Eof);
+        if let Some(silence) = close.silence.filter(|_| ended) {
+            let histogram = self.silence.entry(close.kind.as_str());
+            histogram
+                .or_insert_with(|| Histogram::new(SILENCES))
+                .observe(silence.as_secs_f64());
+        }
         for direction in Direction::BOTH {
             let unanswered = &mut self.directions[direction].unanswered_pings;
             *unanswered = unanswered.saturating_add(close.unanswered_pings[direction]);
@@ -291,6 +309,12 @@ impl Tally {
             *self.closed.entry(*key).or_default() += n;
         }
         self.duration.absorb(&other.duration);
+        for (kind, silence) in &other.silence {
+            let histogram = self.silence.entry(kind);
+            histogram
+                .or_insert_with(|| Histogram::new(SILENCES))
+                .absorb(silence);
+        }
         for direction in Direction::BOTH {
             self.directions[direction].absorb(&other.directions[direction]);
         }
@@ -324,6 +348,12 @@ pub(super) fn expose(out: &mut Exposition, endpoints: &[Endpoint]) {
     let mut family = out.family(&names::CONNECTION_DURATION);
     for Endpoint { labels, tally } in endpoints {
         family.histogram(labels, &[], &tally.duration);
+    }
+    let mut family = out.family(&names::CONNECTION_SILENCE);
+    for Endpoint { labels, tally } in endpoints {
+        for (kind, silence) in &tally.silence {
+            family.histogram(labels, &[kind], silence);
+        }
     }
     expose_directions(out, endpoints);
 }

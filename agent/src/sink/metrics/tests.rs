@@ -13,6 +13,7 @@ use Direction::{ClientToServer, ServerToClient};
 
 mod bounds;
 mod contract;
+mod peers;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -179,6 +180,7 @@ fn populate(metrics: &Metrics) {
         metrics.observe(&event(&conn, EventKind::Frame(Box::new(closing))));
         let mut ending = close(CloseKind::Half, Some(1001), Some(Role::Server));
         ending.unanswered_pings[ClientToServer] = 2;
+        ending.silence = Some(Duration::from_millis(60_002));
         metrics.observe(&event(&conn, EventKind::Close(Box::new(ending))));
     }
     let refused = connection(2, "/chat", Outcome::Rejected);
@@ -258,6 +260,18 @@ fn events_are_counted_where_they_belong() {
             1.0,
         ),
         (
+            "websocket_connection_silence_seconds_bucket",
+            vec![chat, "kind=\"half\"", "le=\"59.5\""],
+            0.0,
+        ),
+        (
+            "websocket_connection_silence_seconds_bucket",
+            vec![chat, "kind=\"half\"", "le=\"62.5\""],
+            1.0,
+        ),
+        ("wstap_limit", vec!["limit=\"connections\""], 100_000.0),
+        ("wstap_limit", vec!["limit=\"endpoints\""], 500.0),
+        (
             "websocket_frames_total",
             vec![chat, to_server, "opcode=\"text\""],
             1.0,
@@ -332,6 +346,26 @@ fn events_are_counted_where_they_belong() {
             "{name} {labels:?}"
         );
     }
+}
+
+#[test]
+fn what_was_given_up_was_not_ended_by_a_silence() {
+    let metrics = Metrics::new(&MetricsConfig::default());
+    for (id, kind) in [CloseKind::Evicted, CloseKind::Eof, CloseKind::Rst]
+        .into_iter()
+        .enumerate()
+    {
+        let conn = open(id as u64);
+        let mut ending = close(kind, None, None);
+        // A close frame had begun to end it.
+        ending.silence = Some(Duration::from_secs(5));
+        metrics.observe(&event(&conn, handshake(Some(101))));
+        metrics.observe(&event(&conn, EventKind::Close(Box::new(ending))));
+    }
+    let text = metrics.expose(seconds(3));
+    let name = "websocket_connection_silence_seconds_count";
+    assert_eq!(series_of(&text, name), 1);
+    assert_eq!(value(&text, name, &["kind=\"rst\""]), Some(1.0));
 }
 
 #[test]
@@ -413,7 +447,7 @@ fn handshakes_are_told_apart_by_subprotocol() {
         (4, Some("a b")),
     ] {
         let conn = Arc::new(Connection {
-            subprotocol: subprotocol.map(str::to_owned),
+            subprotocol: subprotocol.map(Into::into),
             ..(*open(id)).clone()
         });
         metrics.observe(&event(&conn, handshake(Some(101))));
@@ -443,7 +477,7 @@ fn the_agents_metrics_are_there_from_the_start() {
         value(&text, "wstap_samples_lost_total", &undecodable),
         Some(0.0)
     );
-    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 17);
+    assert_eq!(series_of(&text, "wstap_limit_exceeded_total"), 21);
     assert_eq!(
         value(
             &text,

@@ -4,17 +4,20 @@
 //! behind a process that was killed. So such a filter goes inert when the agent's heartbeat stops,
 //! and the next start removes it, whichever method that one uses.
 //!
+//! An attacher works in one network namespace. That of the agent's own has others for those that are
+//! followed besides (`namespaces`).
+//!
 //! A clsact qdisc is removed at the end if it is empty and an agent made it: this one, or one whose
 //! filters were found in it and say so.
 
 use std::{
     collections::{BTreeMap, HashSet},
     mem,
-    os::{fd::AsFd as _, unix::net::UnixStream},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixStream,
     },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -31,19 +34,22 @@ use nix::{
     net::if_::if_nametoindex,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use wstap_common::globals;
+use wstap_common::{flow::Vantage, globals};
 
 use super::{
     KernelError,
     clock::monotonic,
     clsact::{Claim, Survey},
-    interfaces::{Framing, InterfaceNames, LocalAddresses},
+    inner::Inner,
+    interfaces::Framing,
+    namespaces::Namespaces,
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
-    program::{self, in_map},
+    program::in_map,
     requirements,
+    status::{AttachStatus, update},
 };
-use crate::config::{AttachMode, InterfaceSelection};
+use crate::config::{AttachMode, CaptureConfig, InterfaceSelection};
 
 /// How long clsact filters go on working without a heartbeat.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,41 +104,35 @@ pub(super) fn choose(wish: AttachMode) -> Result<Method, KernelError> {
     }
 }
 
-/// What others may know of an [`Attacher`] that has been given away.
-#[derive(Clone, Debug, Default)]
-pub struct AttachStatus {
-    /// Names of interfaces.
-    pub names: InterfaceNames,
-    /// Addresses of this machine.
-    pub addresses: LocalAddresses,
-    attached: Arc<AtomicU64>,
-    failed: Arc<AtomicU64>,
+/// Where an attacher's programs come from.
+enum Programs {
+    /// Those of the object, for all interfaces.
+    Own(Box<Ebpf>),
+    /// Each interface has its own.
+    Inner(Arc<Mutex<Inner>>),
 }
 
-impl AttachStatus {
-    /// Interfaces that are attached now.
-    #[must_use]
-    pub fn attached(&self) -> u64 {
-        self.attached.load(Ordering::Relaxed)
-    }
-
-    /// Interfaces that are wanted and could not be attached.
-    #[must_use]
-    pub fn failed(&self) -> u64 {
-        self.failed.load(Ordering::Relaxed)
-    }
+/// The namespace of an attacher, if it is not the agent's own.
+struct Place {
+    scope: u32,
+    label: Arc<str>,
+    /// [`Vantage::interface`] by index.
+    numbers: BTreeMap<u32, u32>,
 }
 
 /// Holds the programs and their attachments. Dropping it takes everything away again.
 pub struct Attacher {
     // Dropped in this order: links before the programs that they belong to.
+    others: Option<Namespaces>,
     interfaces: BTreeMap<u32, Attached>,
-    ebpf: Ebpf,
+    programs: Programs,
+    place: Option<Place>,
     method: Method,
     selection: InterfaceSelection,
     netlink: Connection,
     monitor: Monitor,
-    heartbeat: Array<MapData, u64>,
+    /// Of the agent's own namespace alone.
+    heartbeat: Option<Array<MapData, u64>>,
     claim: Option<Claim>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Interfaces that are yet to be looked at, by index.
@@ -140,6 +140,8 @@ pub struct Attacher {
     /// Why an interface is not attached, by index: said once.
     refused: BTreeMap<u32, String>,
     status: AttachStatus,
+    /// What of the status is this one's: attached, failed.
+    counted: (u64, u64),
 }
 
 struct Attached {
@@ -150,46 +152,164 @@ struct Attached {
 
 impl Attacher {
     pub(super) fn new(
-        ebpf: Ebpf,
+        mut ebpf: Ebpf,
         method: Method,
         heartbeat: Array<MapData, u64>,
         log: Option<EbpfLogger<&'static dyn log::Log>>,
-        selection: InterfaceSelection,
+        config: &CaptureConfig,
     ) -> Result<Self, KernelError> {
-        let netlink = |doing| move |cause| KernelError::Netlink { doing, cause };
-        let mut attacher = Self {
-            interfaces: BTreeMap::new(),
-            ebpf,
-            method,
-            selection,
-            netlink: Connection::open().map_err(netlink("opening a netlink socket"))?,
-            // Before the interfaces are listed, so that none is missed in between.
-            monitor: Monitor::open().map_err(netlink("watching the interfaces"))?,
-            heartbeat,
-            claim: match method {
-                Method::Tcx => None,
-                Method::Clsact => Some(Claim::new().map_err(netlink("claiming a filter handle"))?),
-            },
-            log,
-            pending: BTreeMap::new(),
-            refused: BTreeMap::new(),
-            status: AttachStatus::default(),
+        let status = AttachStatus::default();
+        let others = if config.namespaces.wanted.is_empty() {
+            None
+        } else {
+            let selection = config.namespaces.clone();
+            let inner = Inner::new(&mut ebpf)?;
+            let interfaces = config.interfaces.clone();
+            let status = status.clone();
+            Some(Namespaces::new(
+                selection, method, interfaces, inner, status,
+            )?)
         };
+        let programs = Programs::Own(Box::new(ebpf));
+        let mut attacher = Self::here(programs, method, config.interfaces.clone(), status)?;
+        attacher.others = others;
+        attacher.heartbeat = Some(heartbeat);
+        attacher.log = log;
         attacher.beat()?;
         attacher.list()?;
+        if method == Method::Tcx {
+            attacher.remove_stale();
+        }
+        Ok(attacher)
+    }
+
+    /// Removes what a predecessor that was killed has left behind, where filters are not looked at each
+    /// time that one of them is added.
+    fn remove_stale(&mut self) {
+        let Self {
+            pending,
+            selection,
+            netlink,
+            ..
+        } = self;
+        for link in pending
+            .values()
+            .filter(|link| selection.matches(&link.name))
+        {
+            match survey(netlink, link) {
+                Ok(survey) if survey.qdisc_is_ours && survey.is_empty() => {
+                    remove_qdisc(netlink, link.index, &link.name);
+                }
+                Ok(_) => {}
+                Err(error) if !is_still(link) => log::debug!("{}: {error}", link.name),
+                Err(error) => log::warn!("{}: {error}", link.name),
+            }
+        }
+    }
+
+    /// Attaches to the interfaces that are there, or to the first of them if they are many.
+    ///
+    /// # Errors
+    ///
+    /// There are some, and none of them can be attached to.
+    pub(super) fn begin(&mut self) -> Result<(), KernelError> {
         let deadline = Instant::now() + START;
-        while (attacher.interfaces.is_empty() || Instant::now() < deadline) && attacher.proceed() {}
-        if attacher.interfaces.is_empty() {
-            if let Some((index, reason)) = attacher.refused.first_key_value() {
-                let name = attacher.status.names.name(*index);
+        if let Some(others) = &mut self.others {
+            others.scan();
+        }
+        while (self.interfaces.is_empty() || Instant::now() < deadline) && self.advance() {}
+        if self.interfaces.is_empty() {
+            if let Some((index, reason)) = self.refused.first_key_value() {
+                let name = self.status.names.name(*index);
                 return Err(KernelError::Attach {
-                    interface: name.as_deref().unwrap_or("an interface").to_owned(),
+                    interface: name.map_or("an interface".into(), |on| on.name).to_string(),
                     reason: reason.clone(),
                 });
             }
             log::warn!("no interface that is up matches --interface; waiting for one");
         }
+        Ok(())
+    }
+
+    /// One for another namespace, in which the calling thread is: its number and what it is called are
+    /// given. Nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// Interfaces cannot be listed or watched.
+    pub(super) fn inside(
+        inner: Arc<Mutex<Inner>>,
+        (scope, label): (u32, &str),
+        method: Method,
+        selection: InterfaceSelection,
+        status: AttachStatus,
+    ) -> Result<Self, KernelError> {
+        let mut attacher = Self::here(Programs::Inner(inner), method, selection, status)?;
+        attacher.place = Some(Place {
+            scope,
+            label: label.into(),
+            numbers: BTreeMap::new(),
+        });
+        attacher.list()?;
+        if method == Method::Tcx {
+            attacher.remove_stale();
+        }
         Ok(attacher)
+    }
+
+    /// One for the namespace in which the calling thread is, that knows of nothing yet.
+    fn here(
+        programs: Programs,
+        method: Method,
+        selection: InterfaceSelection,
+        status: AttachStatus,
+    ) -> Result<Self, KernelError> {
+        let netlink = |doing| move |cause| KernelError::Netlink { doing, cause };
+        Ok(Self {
+            others: None,
+            interfaces: BTreeMap::new(),
+            programs,
+            place: None,
+            method,
+            selection,
+            netlink: Connection::open().map_err(netlink("opening a netlink socket"))?,
+            // Before the interfaces are listed, so that none is missed in between.
+            monitor: Monitor::open().map_err(netlink("watching the interfaces"))?,
+            heartbeat: None,
+            claim: match method {
+                Method::Tcx => None,
+                Method::Clsact => Some(Claim::new().map_err(netlink("claiming a filter handle"))?),
+            },
+            log: None,
+            pending: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            status,
+            counted: (0, 0),
+        })
+    }
+
+    /// The namespace that it works in.
+    pub(super) fn place(&self) -> &str {
+        self.place.as_ref().map_or("the agent's own", |p| &p.label)
+    }
+
+    fn scope(&self) -> u32 {
+        self.place.as_ref().map_or(0, |place| place.scope)
+    }
+
+    /// Whether interfaces of its namespace are yet to be looked at.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Leaves the interfaces that are yet to be looked at as they are.
+    pub(super) fn forget_pending(&mut self) {
+        self.pending.clear();
+    }
+
+    /// What to wait for: a change in its namespace.
+    pub(super) fn monitor_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
     }
 
     /// How programs are attached.
@@ -217,6 +337,9 @@ impl Attacher {
         } else if more > 0 {
             text.push_str(&format!(" and {more} more"));
         }
+        if let Some(others) = &self.others {
+            text.push_str(&format!("; other network namespaces: {}", others.len()));
+        }
         text
     }
 
@@ -237,10 +360,19 @@ impl Attacher {
                 self.beat()?;
                 next_beat = now + HEARTBEAT;
             }
-            let timeout = if self.pending.is_empty() {
-                next_beat.saturating_duration_since(now)
-            } else {
+            let mut next = next_beat;
+            let mut has_pending = self.has_pending();
+            if let Some(others) = &mut self.others {
+                if now >= others.next_scan() {
+                    others.scan();
+                }
+                next = next.min(others.next_scan());
+                has_pending |= others.has_pending();
+            }
+            let timeout = if has_pending {
                 Duration::ZERO
+            } else {
+                next.saturating_duration_since(now)
             };
             let mut fds = vec![
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
@@ -249,39 +381,89 @@ impl Attacher {
             if let Some(log) = &self.log {
                 fds.push(PollFd::new(log.as_fd(), PollFlags::POLLIN));
             }
+            let own = fds.len();
+            if let Some(others) = &self.others {
+                fds.extend(others.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            }
             let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(netlink(error.into())),
             }
             let ready = |fd: Option<&PollFd>| fd.and_then(PollFd::any).unwrap_or(false);
-            let (stopped, changed, logged) =
-                (ready(fds.first()), ready(fds.get(1)), ready(fds.get(2)));
+            let (stopped, changed, logged) = (
+                ready(fds.first()),
+                ready(fds.get(1)),
+                own > 2 && ready(fds.get(2)),
+            );
+            let elsewhere: Vec<_> = fds.iter().skip(own).map(|fd| ready(Some(fd))).collect();
             if stopped {
                 return Ok(());
             }
             if logged && let Some(log) = &mut self.log {
                 log.flush();
             }
-            if changed {
-                for change in self.monitor.changes().map_err(netlink)? {
-                    match change {
-                        Change::Seen(link) => self.seen(link),
-                        Change::Gone(index) => self.gone(index),
-                        Change::Address(address) => self.status.addresses.insert(address),
-                        Change::AddressGone(address) => self.status.addresses.remove(address),
-                        Change::Overrun => self.list()?,
-                    }
-                }
+            if changed
+                && self.take_changes()?
+                && let Some(others) = &mut self.others
+            {
+                others.hurry();
             }
-            self.proceed();
+            if let Some(others) = &mut self.others
+                && elsewhere.contains(&true)
+            {
+                others.changes(|i| elsewhere.get(i) == Some(&true));
+            }
+            self.advance();
         }
     }
 
+    /// Takes in what has happened in its namespace; whether interfaces have come or gone.
+    ///
+    /// # Errors
+    ///
+    /// Changes can no longer be followed.
+    pub(super) fn take_changes(&mut self) -> Result<bool, KernelError> {
+        let scope = self.scope();
+        let mut is_other = false;
+        let changes = self
+            .monitor
+            .changes()
+            .map_err(|cause| KernelError::Netlink {
+                doing: "watching the interfaces",
+                cause,
+            })?;
+        for change in changes {
+            match change {
+                Change::Seen(link) => is_other |= self.seen(link),
+                Change::Gone(index) => {
+                    self.gone(index);
+                    is_other = true;
+                }
+                Change::Address(address) => self.status.addresses.insert(scope, address),
+                Change::AddressGone(address) => self.status.addresses.remove(scope, address),
+                Change::Overrun => {
+                    self.list()?;
+                    is_other = true;
+                }
+            }
+        }
+        Ok(is_other)
+    }
+
     fn beat(&mut self) -> Result<(), KernelError> {
-        self.heartbeat
+        let Some(heartbeat) = &mut self.heartbeat else {
+            return Ok(());
+        };
+        heartbeat
             .set(0, monotonic(), 0)
             .map_err(in_map(globals::HEARTBEAT_MAP))
+    }
+
+    /// Looks at one of the pending interfaces, or at those of one other namespace; whether there were
+    /// any.
+    fn advance(&mut self) -> bool {
+        self.proceed() || self.others.as_mut().is_some_and(Namespaces::proceed)
     }
 
     /// Brings everything up to what the kernel lists now.
@@ -292,7 +474,7 @@ impl Attacher {
         };
         let links = self.netlink.links().map_err(error)?;
         let addresses = self.netlink.addresses().map_err(error)?;
-        self.status.addresses.replace(addresses);
+        self.status.addresses.replace(self.scope(), addresses);
         let there: HashSet<_> = links.iter().map(|link| link.index).collect();
         let known = [
             self.interfaces.keys().collect::<Vec<_>>(),
@@ -314,13 +496,28 @@ impl Attacher {
         Ok(())
     }
 
-    fn seen(&mut self, link: Link) {
-        self.status.names.insert(link.index, &link.name);
+    /// Notes an interface, and that it is to be looked at; whether it is new.
+    fn seen(&mut self, link: Link) -> bool {
+        let number = self.number(link.index);
+        let label = self.place.as_ref().map(|place| &place.label);
+        let is_new = self.status.names.name(number).is_none();
+        self.status.names.insert(number, &link.name, label);
         self.pending.insert(link.index, link);
+        is_new
     }
 
-    /// Looks at one of the pending interfaces; whether there was one.
-    fn proceed(&mut self) -> bool {
+    /// What stands for an interface in records.
+    fn number(&mut self, index: u32) -> u32 {
+        let (Some(place), Programs::Inner(inner)) = (&mut self.place, &self.programs) else {
+            return index;
+        };
+        let new = || lock(inner).number();
+        *place.numbers.entry(index).or_insert_with(new)
+    }
+
+    /// Looks at one of the pending interfaces of its namespace, in which the calling thread must be;
+    /// whether there was one.
+    pub(super) fn proceed(&mut self) -> bool {
         let Some((_, link)) = self.pending.pop_first() else {
             return false;
         };
@@ -343,7 +540,11 @@ impl Attacher {
     fn gone(&mut self, index: u32) {
         self.pending.remove(&index);
         self.refused.remove(&index);
-        self.status.names.retire(index);
+        let number = self.number(index);
+        self.status.names.retire(number);
+        if let Some(place) = &mut self.place {
+            place.numbers.remove(&index);
+        }
         // The kernel has taken filters and qdiscs away with the interface; a TCX link is left, and
         // goes with its descriptor.
         if let Some(attached) = self.interfaces.remove(&index) {
@@ -352,21 +553,19 @@ impl Attacher {
         self.publish();
     }
 
-    fn publish(&self) {
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let status = &self.status;
-        status
-            .attached
-            .store(count(self.interfaces.len()), Ordering::Relaxed);
-        status
-            .failed
-            .store(count(self.refused.len()), Ordering::Relaxed);
+    fn publish(&mut self) {
+        let (attached, failed) = &mut self.counted;
+        update(&self.status.attached, attached, self.interfaces.len());
+        update(&self.status.failed, failed, self.refused.len());
     }
 
     fn attach(&mut self, link: &Link) {
         match self.try_attach(link) {
             Ok(attached) => {
-                log::debug!("attached to {}", link.name);
+                match &self.place {
+                    None => log::debug!("attached to {}", link.name),
+                    Some(place) => log::debug!("attached to {} in {}", link.name, place.label),
+                }
                 self.refused.remove(&link.index);
                 self.interfaces.insert(link.index, attached);
             }
@@ -389,7 +588,8 @@ impl Attacher {
                 link.hardware
             ));
         };
-        program::verify(&mut self.ebpf, framing).map_err(|error| error.to_string())?;
+        // Those of an interface elsewhere need not be kept: what is attached stays loaded.
+        let mut own = self.programs_of(link.index, framing)?;
         if !is_still(link) {
             return Err("it was renamed".to_owned());
         }
@@ -402,7 +602,7 @@ impl Attacher {
             links: Vec::with_capacity(Side::BOTH.len()),
             qdisc_is_ours: made,
         };
-        match self.attach_sides(link, framing, &mut attached) {
+        match self.attach_sides(link, framing, own.as_mut(), &mut attached) {
             Ok(()) => Ok(attached),
             Err(reason) => {
                 take_away(&mut self.netlink, link.index, attached);
@@ -411,22 +611,31 @@ impl Attacher {
         }
     }
 
+    /// Has the programs for an interface ready: its own, where those of the object are not for it.
+    fn programs_of(&mut self, index: u32, framing: Framing) -> Result<Option<Ebpf>, String> {
+        let vantage = Vantage {
+            interface: self.number(index),
+            scope: self.scope(),
+        };
+        match &mut self.programs {
+            Programs::Own(_) => Ok(None),
+            Programs::Inner(inner) => lock(inner).load(vantage, framing).map(Some),
+        }
+        .map_err(|error| error.to_string())
+    }
+
     fn attach_sides(
         &mut self,
         link: &Link,
         framing: Framing,
+        mut own: Option<&mut Ebpf>,
         attached: &mut Attached,
     ) -> Result<(), String> {
-        let survey = Survey::take(&mut self.netlink, link.index)
-            .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
-        if survey.removed > 0 {
-            log::info!("{}: removed filters of an agent that was killed", link.name);
-        }
-        if self.method == Method::Clsact {
-            attached.qdisc_is_ours |= survey.qdisc_is_ours;
-        } else if survey.qdisc_is_ours && survey.is_empty() {
-            remove_qdisc(&mut self.netlink, link.index, &link.name);
-        }
+        let survey = match self.method {
+            Method::Tcx => Survey::default(),
+            Method::Clsact => survey(&mut self.netlink, link)?,
+        };
+        attached.qdisc_is_ours |= survey.qdisc_is_ours;
         let names = globals::PROGRAMS[framing as usize];
         for (side, name) in Side::BOTH.into_iter().zip(names) {
             let options = match &self.claim {
@@ -448,7 +657,7 @@ impl Attacher {
                 }
             };
             let link = self
-                .attach_program(name, &link.name, side, options)
+                .attach_program(own.as_deref_mut(), name, &link.name, side, options)
                 .map_err(|error| one_line(&error))?;
             attached.links.push(link);
         }
@@ -457,12 +666,18 @@ impl Attacher {
 
     fn attach_program(
         &mut self,
+        own: Option<&mut Ebpf>,
         name: &'static str,
         interface: &str,
         side: Side,
         options: TcAttachOptions,
     ) -> Result<SchedClassifierLink, ProgramError> {
-        let program: &mut SchedClassifier = match self.ebpf.program_mut(name) {
+        let ebpf = match (own, &mut self.programs) {
+            (Some(ebpf), _) => ebpf,
+            (None, Programs::Own(ebpf)) => ebpf,
+            (None, Programs::Inner(_)) => return Err(ProgramError::NotLoaded),
+        };
+        let program: &mut SchedClassifier = match ebpf.program_mut(name) {
             Some(program) => program.try_into()?,
             None => return Err(ProgramError::NotLoaded),
         };
@@ -481,13 +696,52 @@ impl Attacher {
     }
 }
 
-impl Drop for Attacher {
-    fn drop(&mut self) {
+impl Attacher {
+    /// Takes everything away from its namespace, in which the calling thread must be.
+    pub(super) fn leave(&mut self) {
         for (index, attached) in mem::take(&mut self.interfaces) {
             take_away(&mut self.netlink, index, attached);
         }
+        self.pending.clear();
+        self.refused.clear();
         self.publish();
+        if let Some(place) = &mut self.place {
+            self.status.addresses.replace(place.scope, []);
+            for number in mem::take(&mut place.numbers).into_values() {
+                self.status.names.retire(number);
+            }
+        }
     }
+
+    /// Leaves filters where they are: they cannot be reached, and go inert with the agent. TCX links go
+    /// by themselves.
+    pub(super) fn abandon(&mut self) {
+        for (_, attached) in mem::take(&mut self.interfaces) {
+            if self.method == Method::Clsact {
+                mem::forget(attached.links);
+            }
+        }
+    }
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks at the filters of an interface, and removes those of an agent that was killed.
+fn survey(netlink: &mut Connection, link: &Link) -> Result<Survey, String> {
+    let survey = Survey::take(netlink, link.index)
+        .map_err(|error| format!("looking for filters of a predecessor: {error}"))?;
+    if survey.removed > 0 {
+        log::info!("{}: removed filters of an agent that was killed", link.name);
+    }
+    Ok(survey)
 }
 
 /// Detaches, and removes the qdisc if it is ours and nobody else uses it.

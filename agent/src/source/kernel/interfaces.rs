@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::here::Here;
+use super::{here::Here, netlink::LinkAddress};
 
 /// Interfaces that are gone and whose names are still told: what was seen on them may end later.
 const REMEMBERED: usize = 1024;
@@ -45,10 +45,10 @@ impl Framing {
     }
 }
 
-/// Addresses of this machine, as its network namespace has them, and of its containers; shared with who asks which end of
-/// a connection is here.
+/// Addresses of this machine, as its network namespace and the others that are followed have them, and of its
+/// containers; shared with who asks which end of a connection is here.
 #[derive(Clone, Debug, Default)]
-pub struct LocalAddresses(Arc<RwLock<BTreeSet<(IpAddr, u32)>>>, Arc<Here>);
+pub struct LocalAddresses(Arc<RwLock<BTreeSet<(IpAddr, u32, u32)>>>, Arc<Here>);
 
 impl LocalAddresses {
     /// Whether `address` is this machine's, or that of a container on it.
@@ -60,51 +60,72 @@ impl LocalAddresses {
 
     fn are_own(&self, address: IpAddr) -> bool {
         let addresses = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let mut of_any_interface = addresses.range((address, 0)..=(address, u32::MAX));
+        let mut of_any_interface = addresses.range((address, 0, 0)..=(address, u32::MAX, u32::MAX));
         // All of 127.0.0.0/8 is, and only its first address is listed.
         address.is_loopback() || of_any_interface.next().is_some()
     }
 
-    pub(super) fn replace(&self, addresses: impl IntoIterator<Item = (u32, IpAddr)>) {
-        let addresses = addresses.into_iter().map(|(link, address)| (address, link));
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = addresses.collect();
+    /// These are all that the namespace `scope` has.
+    pub(super) fn replace(&self, scope: u32, addresses: impl IntoIterator<Item = LinkAddress>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|(_, of, _)| *of != scope);
+        let addresses = addresses.into_iter();
+        all.extend(addresses.map(|(link, address)| (address, scope, link)));
     }
 
-    pub(super) fn insert(&self, (link, address): (u32, IpAddr)) {
+    pub(super) fn insert(&self, scope: u32, (link, address): LinkAddress) {
         let mut addresses = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        addresses.insert((address, link));
+        addresses.insert((address, scope, link));
     }
 
-    pub(super) fn remove(&self, (link, address): (u32, IpAddr)) {
+    pub(super) fn remove(&self, scope: u32, (link, address): LinkAddress) {
         let mut addresses = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        addresses.remove(&(address, link));
+        addresses.remove(&(address, scope, link));
     }
 }
 
-/// Names of the interfaces by index, shared with who prints them.
+/// What an interface is called.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InterfaceName {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its network namespace, where it is another one than the agent's.
+    pub netns: Option<Arc<str>>,
+}
+
+/// Names of the interfaces, shared with who prints them: by index, or where they are in another network
+/// namespace by [`wstap_common::flow::Vantage::interface`].
 #[derive(Clone, Debug, Default)]
 pub struct InterfaceNames(Arc<RwLock<Names>>);
 
 #[derive(Debug, Default)]
 struct Names {
-    names: BTreeMap<u32, Arc<str>>,
+    names: BTreeMap<u32, InterfaceName>,
     gone: VecDeque<u32>,
 }
 
 impl InterfaceNames {
     /// The name of the interface `index`, if it is known.
     #[must_use]
-    pub fn name(&self, index: u32) -> Option<Arc<str>> {
+    pub fn name(&self, index: u32) -> Option<InterfaceName> {
         let names = self.0.read().unwrap_or_else(PoisonError::into_inner);
         names.names.get(&index).cloned()
     }
 
-    pub(super) fn insert(&self, index: u32, name: &str) {
+    pub(super) fn insert(&self, index: u32, name: &str, netns: Option<&Arc<str>>) {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if names.names.get(&index).is_some_and(|old| **old == *name) {
+        if names
+            .names
+            .get(&index)
+            .is_some_and(|old| *old.name == *name)
+        {
             return;
         }
-        names.names.insert(index, name.into());
+        let name = InterfaceName {
+            name: name.into(),
+            netns: netns.cloned(),
+        };
+        names.names.insert(index, name);
         names.gone.retain(|gone| *gone != index);
     }
 
@@ -127,29 +148,38 @@ impl InterfaceNames {
 mod tests {
     use super::*;
 
+    fn text(names: &InterfaceNames, index: u32) -> Option<String> {
+        Some(names.name(index)?.name.to_string())
+    }
+
     #[test]
     fn names_outlive_their_interfaces_for_a_while() {
         let names = InterfaceNames::default();
-        names.insert(1, "lo");
+        names.insert(1, "lo", None);
         for index in 2..=u32::try_from(REMEMBERED).unwrap() + 2 {
-            names.insert(index, "veth");
+            names.insert(index, "veth", None);
             names.retire(index);
             names.retire(index);
         }
-        assert_eq!(names.name(1).as_deref(), Some("lo"));
+        assert_eq!(text(&names, 1).as_deref(), Some("lo"));
         assert_eq!(names.name(2), None);
-        assert_eq!(names.name(3).as_deref(), Some("veth"));
+        assert_eq!(text(&names, 3).as_deref(), Some("veth"));
     }
 
     #[test]
     fn an_address_is_local_as_long_as_an_interface_has_it() {
         let addresses = LocalAddresses::default();
         let address = [192, 0, 2, 1].into();
-        addresses.replace([(1, address), (2, address)]);
-        addresses.remove((1, address));
+        addresses.replace(0, [(1, address), (2, address)]);
+        addresses.remove(0, (1, address));
         assert!(addresses.contains(address));
         assert!(addresses.contains("::ffff:192.0.2.1".parse().unwrap()));
-        addresses.remove((2, address));
+        addresses.insert(7, (2, address));
+        addresses.remove(0, (2, address));
+        assert!(addresses.contains(address), "in another namespace");
+        addresses.replace(0, []);
+        assert!(addresses.contains(address), "in another namespace");
+        addresses.replace(7, []);
         assert!(!addresses.contains(address));
         assert!(addresses.contains("127.1.2.3".parse().unwrap()));
     }
@@ -157,10 +187,10 @@ mod tests {
     #[test]
     fn names_change() {
         let names = InterfaceNames::default();
-        names.insert(2, "eth0");
+        names.insert(2, "eth0", None);
         names.retire(2);
-        names.insert(2, "wan");
-        assert_eq!(names.name(2).as_deref(), Some("wan"));
+        names.insert(2, "wan", None);
+        assert_eq!(text(&names, 2).as_deref(), Some("wan"));
     }
 
     #[test]

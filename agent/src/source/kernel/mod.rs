@@ -10,12 +10,16 @@ pub mod clock;
 mod clsact;
 pub mod counters;
 mod here;
+mod inner;
 pub mod interfaces;
+mod namespaces;
 pub mod netlink;
+pub mod privileges;
 pub mod program;
 pub mod reader;
 pub mod requirements;
 mod slots;
+mod status;
 pub mod tallies;
 
 use std::io;
@@ -27,8 +31,9 @@ pub use self::{
     counters::Counters,
     interfaces::{InterfaceNames, LocalAddresses},
     reader::Reader,
+    status::AttachStatus,
 };
-use self::{interfaces::Framing, requirements::Refusal};
+use self::{inner::Inner, requirements::Refusal};
 use crate::config::CaptureConfig;
 
 /// When records wake the reader.
@@ -117,6 +122,15 @@ pub enum KernelError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Other network namespaces are to be entered, and capabilities for it are missing.
+    #[error("following other network namespaces (--netns): {0}")]
+    Namespaces(Refusal),
+    /// There is no place for what the programs of other network namespaces share.
+    #[error(
+        "following other network namespaces (--netns): mounting a bpf file system that nobody else sees: \
+         {0}; a security module (AppArmor, SELinux) or a seccomp profile may forbid it, see the kernel's log"
+    )]
+    Pins(io::Error),
     /// Interfaces could not be listed or watched.
     #[error("{doing}: {cause}")]
     Netlink {
@@ -136,6 +150,9 @@ impl From<Refusal> for KernelError {
 /// Loads the program and attaches it to the interfaces that are wanted and there. Further ones are
 /// attached once [`Attacher::watch`] runs.
 ///
+/// In between the calling thread gives up the capabilities that nobody needs any more, and so has none for
+/// another call.
+///
 /// # Errors
 ///
 /// [`KernelError`]. One interface that cannot be attached to is none, unless there is no other.
@@ -144,6 +161,7 @@ pub fn open(
     wake: Wake,
 ) -> Result<(Attacher, Reader, Counters), KernelError> {
     let method = attach::choose(config.attach)?;
+    requirements::may_enter(&config.namespaces)?;
     let program::Loaded {
         ebpf,
         ring,
@@ -156,7 +174,10 @@ pub fn open(
         heartbeat,
         log,
     } = program::load(config, wake, method)?;
-    let attacher = Attacher::new(ebpf, method, heartbeat, log, config.interfaces.clone())?;
+    let mut attacher = Attacher::new(ebpf, method, heartbeat, log, config)?;
+    // Before anything is attached: what works now works for the interfaces that appear later.
+    privileges::renounce(&privileges::needed_later(method, &config.namespaces));
+    attacher.begin()?;
     Ok((
         attacher,
         Reader::new(ring, flows, verdicts, cursors, pairs, slots),
@@ -171,8 +192,11 @@ pub fn open(
 /// [`KernelError`]: those of [`open`] that do not concern interfaces.
 pub fn trial(config: &CaptureConfig) -> Result<Option<bool>, KernelError> {
     let method = attach::choose(config.attach)?;
+    requirements::may_enter(&config.namespaces)?;
     let mut loaded = program::load(config, Wake::Batch, method)?;
-    program::verify(&mut loaded.ebpf, Framing::Ip)?;
+    if !config.namespaces.wanted.is_empty() {
+        Inner::new(&mut loaded.ebpf)?;
+    }
     Ok(program::is_compiled(&loaded.ebpf))
 }
 
@@ -199,7 +223,8 @@ fn map_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => {
             "before Linux 5.11 maps count against the memlock limit: raise it (`ulimit -l unlimited`, \
-             `LimitMEMLOCK=infinity`) or grant CAP_SYS_RESOURCE"
+             `LimitMEMLOCK=infinity`) or grant CAP_SYS_RESOURCE (in Kubernetes `capabilities: {add: \
+             [SYS_RESOURCE]}`)"
         }
         Some(libc::ENOMEM) => {
             "lower --max-connections, --max-candidates or --ring-buffer, or raise the memory limit"

@@ -85,7 +85,7 @@ pub(super) fn load(
 
     verify_at_once(&mut ebpf)?;
     install_body(&mut ebpf)?;
-    verify(&mut ebpf, Framing::Ethernet)?;
+    verify(&mut ebpf)?;
     let log = if config.kernel_log != LevelFilter::Off {
         EbpfLogger::init(&mut ebpf)
             .inspect_err(|error| log::warn!("the kernel program has no log: {error}"))
@@ -176,24 +176,26 @@ pub fn prepare(
     loader.load(OBJECT).map_err(load_error)
 }
 
-/// Has the verifier look at the programs for one framing, unless it has. The maps must still be open.
-pub(super) fn verify(ebpf: &mut Ebpf, framing: Framing) -> Result<(), KernelError> {
-    for name in globals::PROGRAMS[framing as usize] {
+/// Has the verifier look at the programs for every framing, unless it has.
+fn verify(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    for name in globals::PROGRAMS.as_flattened() {
         verified(ebpf, name)?;
     }
     Ok(())
 }
 
-/// Has the verifier look at the programs that are needed in any case, each in a thread, since that is most of
-/// what starting takes. One that has got no thread is left to [`verify`] and [`install_body`].
+/// Has the verifier look at all programs, each in a thread, since that is most of what starting takes. One that
+/// has got no thread is left to [`verify`] and [`install_body`].
+///
+/// Those for a framing that no interface has are among them: once there is one, it is too late, for what
+/// loading takes has been given up.
 fn verify_at_once(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    // Every network namespace has a loopback interface, which is Ethernet to us.
-    let [ingress, egress] = globals::PROGRAMS[Framing::Ethernet as usize];
-    let needed = [globals::BODY, ingress, egress];
+    let programs = globals::PROGRAMS.as_flattened().iter().copied();
+    let needed: Vec<_> = [globals::BODY].into_iter().chain(programs).collect();
     thread::scope(|scope| {
         let mut threads = Vec::new();
         for (name, program) in ebpf.programs_mut() {
-            let Some(name) = needed.into_iter().find(|needed| *needed == name) else {
+            let Some(name) = needed.iter().copied().find(|needed| *needed == name) else {
                 continue;
             };
             let verifying = thread::Builder::new()
@@ -208,7 +210,7 @@ fn verify_at_once(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     })
 }
 
-fn verified<'a>(
+pub(super) fn verified<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
@@ -216,7 +218,7 @@ fn verified<'a>(
     load_program(name, program)
 }
 
-fn load_program<'a>(
+pub(super) fn load_program<'a>(
     name: &'static str,
     program: &'a mut Program,
 ) -> Result<&'a mut SchedClassifier, KernelError> {
@@ -295,7 +297,7 @@ fn log_level(level: LevelFilter) -> u8 {
     }
 }
 
-fn load_error(error: EbpfError) -> KernelError {
+pub(super) fn load_error(error: EbpfError) -> KernelError {
     match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
             let memlock = requirements::kernel_version() < CGROUP_ACCOUNTING;
@@ -312,7 +314,7 @@ fn load_error(error: EbpfError) -> KernelError {
     }
 }
 
-fn program_error(name: &'static str, error: ProgramError) -> KernelError {
+pub(super) fn program_error(name: &'static str, error: ProgramError) -> KernelError {
     match error {
         ProgramError::LoadError {
             io_error,
@@ -354,11 +356,12 @@ fn last_word(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{AttachMode, InterfaceSelection};
+    use crate::config::{AttachMode, InterfaceSelection, NamespaceSelection};
 
     fn config() -> CaptureConfig {
         CaptureConfig {
             interfaces: InterfaceSelection::new(&[], &[]).unwrap(),
+            namespaces: NamespaceSelection::default(),
             ports: vec![80..=80, 8000..=8001, 65535..=65535],
             ring_buffer: 1 << 20,
             attach: AttachMode::Auto,

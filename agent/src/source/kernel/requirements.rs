@@ -1,6 +1,6 @@
 //! What the kernel and the process must have, and what to do where they do not.
 
-use std::{fmt, fs, io};
+use std::{fmt, fs, io, path::Path};
 
 use aya::{
     maps::MapType,
@@ -8,6 +8,9 @@ use aya::{
     sys::{SyscallError, is_map_supported, is_program_supported},
     util::KernelVersion,
 };
+
+use super::KernelError;
+use crate::config::{NamespaceSelection, Netns};
 
 /// The oldest kernel that is supported.
 pub const OLDEST: KernelVersion = KernelVersion::new(5, 10, 0);
@@ -26,28 +29,68 @@ pub struct Capability {
     admin: bool,
 }
 
-/// Without these nothing can be loaded and attached.
-pub const CAPABILITIES: [Capability; 3] = [
-    Capability {
-        name: "CAP_BPF",
-        purpose: "to load the program and create its maps",
-        bit: 39,
-        admin: true,
-    },
-    Capability {
-        name: "CAP_NET_ADMIN",
-        purpose: "to attach to interfaces",
-        bit: 12,
-        admin: false,
-    },
-    Capability {
-        name: "CAP_PERFMON",
-        purpose: "to let the program read packets at computed positions",
-        bit: 38,
-        admin: true,
-    },
-];
+/// For bpf() itself.
+pub const BPF: Capability = Capability {
+    name: "CAP_BPF",
+    purpose: "to load the program and create its maps",
+    bit: 39,
+    admin: true,
+};
 
+/// For programs that look at packets, and for netlink.
+pub const NET_ADMIN: Capability = Capability {
+    name: "CAP_NET_ADMIN",
+    purpose: "to load a program for packets and to attach it",
+    bit: 12,
+    admin: false,
+};
+
+/// For what the verifier allows a program.
+pub const PERFMON: Capability = Capability {
+    name: "CAP_PERFMON",
+    purpose: "to let the program read packets at computed positions",
+    bit: 38,
+    admin: true,
+};
+
+/// Without these nothing can be loaded and attached.
+pub const CAPABILITIES: [Capability; 3] = [BPF, NET_ADMIN, PERFMON];
+
+/// What entering other network namespaces needs besides.
+pub const ENTER: Capability = Capability {
+    name: "CAP_SYS_ADMIN",
+    purpose: "to enter network namespaces (--netns)",
+    bit: SYS_ADMIN,
+    admin: false,
+};
+/// What finding those of processes needs besides.
+pub const FIND: Capability = Capability {
+    name: "CAP_SYS_PTRACE",
+    purpose: "to look at the network namespaces of processes (--netns)",
+    bit: SYS_PTRACE,
+    admin: false,
+};
+
+/// The capabilities that following other network namespaces needs besides, in this order: [`ENTER`], and
+/// [`FIND`] where they are those of processes. None where none is to be followed.
+#[must_use]
+pub fn for_namespaces(selection: &NamespaceSelection) -> Vec<Capability> {
+    let of_process = |netns: &Netns| match netns {
+        Netns::Pods | Netns::Pid(_) => true,
+        Netns::Path(path) => path.starts_with("/proc") || path.starts_with(&selection.procfs),
+        Netns::Name(_) => false,
+    };
+    let mut needed = Vec::new();
+    if !selection.wanted.is_empty() {
+        needed.push(ENTER);
+    }
+    if selection.wanted.iter().any(of_process) {
+        needed.push(FIND);
+    }
+    needed
+}
+
+const SYS_PTRACE: u32 = 19;
 const SYS_ADMIN: u32 = 21;
 const SYS_RESOURCE: u32 = 24;
 
@@ -56,14 +99,16 @@ const SYS_RESOURCE: u32 = 24;
 pub enum Refusal {
     /// Capabilities are missing.
     #[error(
-        "missing {} {}; run as root, or grant {}: `setcap {}+ep` on the binary, or \
-         `capabilities.add` of the container",
-        if .0.len() == 1 { "capability" } else { "capabilities" },
-        enumerate(.0),
-        if .0.len() == 1 { "it" } else { "them" },
-        .0.join(",").to_lowercase()
+        "missing {} {}; {remedy}",
+        if missing.len() == 1 { "capability" } else { "capabilities" },
+        enumerate(missing)
     )]
-    Capabilities(Vec<&'static str>),
+    Capabilities {
+        /// Which, as capabilities(7) calls them.
+        missing: Vec<&'static str>,
+        /// What to do.
+        remedy: String,
+    },
     /// They are there, but count only inside a user namespace.
     #[error(
         "the capabilities of this process count only in its user namespace, and bpf() asks for those \
@@ -72,9 +117,10 @@ pub enum Refusal {
     UserNamespace,
     /// They are there, and a seccomp filter is too.
     #[error(
-        "the capabilities are there, but a seccomp profile forbids bpf() ({code}); allow the system \
-         call `bpf` in it, or run with `--security-opt seccomp=unconfined` or `seccompProfile: \
-         Unconfined`"
+        "the capabilities are there, but a seccomp profile forbids bpf() ({code}); in Kubernetes \
+         `seccompProfile: {{type: RuntimeDefault}}` allows it with a newer container runtime, and with an \
+         older one `Localhost` with a profile that allows `bpf`, or `Unconfined`, does; in Docker \
+         `--security-opt seccomp=FILE`"
     )]
     Seccomp {
         /// What bpf() returned.
@@ -109,8 +155,13 @@ fn enumerate(names: &[&str]) -> String {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Privileges {
     effective: u64,
+    /// What it can get at all.
+    bounding: u64,
+    is_root: bool,
     seccomp: bool,
     user_namespace: bool,
+    /// It is in a container of Kubernetes.
+    pod: bool,
 }
 
 impl Privileges {
@@ -122,7 +173,10 @@ impl Privileges {
     pub fn current() -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let uid_map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        Ok(Self::parse(&status, &uid_map))
+        Ok(Self {
+            pod: is_pod(),
+            ..Self::parse(&status, &uid_map)
+        })
     }
 
     fn parse(status: &str, uid_map: &str) -> Self {
@@ -134,8 +188,14 @@ impl Privileges {
         };
         // The initial user namespace maps every id to itself.
         let mapped: Vec<_> = uid_map.split_whitespace().collect();
+        let set = |name| u64::from_str_radix(field(name), 16).unwrap_or(0);
+        // Real, effective, saved, file system.
+        let effective_user = field("Uid").split_whitespace().nth(1);
         Self {
-            effective: u64::from_str_radix(field("CapEff"), 16).unwrap_or(0),
+            effective: set("CapEff"),
+            bounding: set("CapBnd"),
+            is_root: effective_user == Some("0"),
+            pod: false,
             seccomp: field("Seccomp") == "2",
             user_namespace: !mapped.is_empty() && mapped != ["0", "0", "4294967295"],
         }
@@ -160,16 +220,69 @@ impl Privileges {
     ///
     /// Some are missing.
     pub fn check(&self) -> Result<(), Refusal> {
-        let missing: Vec<_> = CAPABILITIES
+        self.check_all(&CAPABILITIES)
+    }
+
+    /// Checks these capabilities.
+    ///
+    /// # Errors
+    ///
+    /// Some are missing.
+    pub fn check_all(&self, needed: &[Capability]) -> Result<(), Refusal> {
+        let missing: Vec<_> = needed
             .iter()
-            .filter(|capability| !self.has(**capability))
-            .map(|capability| capability.name)
+            .copied()
+            .filter(|capability| !self.has(*capability))
             .collect();
         if missing.is_empty() {
-            Ok(())
-        } else {
-            Err(Refusal::Capabilities(missing))
+            return Ok(());
         }
+        Err(Refusal::Capabilities {
+            remedy: self.remedy(&missing),
+            missing: missing.iter().map(|capability| capability.name).collect(),
+        })
+    }
+
+    /// What to do about `missing` capabilities: it depends on who has withheld them.
+    #[must_use]
+    pub fn remedy(&self, missing: &[Capability]) -> String {
+        let short: Vec<_> = missing.iter().map(Capability::short_name).collect();
+        let short = short.join(", ");
+        let names: Vec<_> = missing.iter().map(|capability| capability.name).collect();
+        let them = if missing.len() == 1 { "it" } else { "them" };
+        let withheld = missing
+            .iter()
+            .any(|capability| self.bounding & (1 << capability.bit) == 0);
+        match (withheld, self.is_root, self.pod) {
+            // Without one that is withheld even root has none.
+            (true, true, true) => format!(
+                "`capabilities: {{add: [{short}]}}` in the container's securityContext grants {them}"
+            ),
+            (true, false, true) => format!(
+                "`capabilities: {{add: [{short}]}}` and `runAsUser: 0` in the container's \
+                 securityContext grant {them}"
+            ),
+            (true, _, false) => format!(
+                "the container or service is started without: as root with `--cap-add` (Docker), \
+                 `capabilities: {{add: [{short}]}}` (Kubernetes) or `CapabilityBoundingSet=` (systemd) it \
+                 has {them}"
+            ),
+            (false, false, true) => format!(
+                "Kubernetes gives what is added to user 0 only: `runAsUser: 0` in the container's \
+                 securityContext grants {them}"
+            ),
+            (false, ..) => format!(
+                "run as root, or grant {them}: `setcap {}+ep` on the binary, or `capabilities.add` of the \
+                 container",
+                names.join(",").to_lowercase()
+            ),
+        }
+    }
+
+    /// Whether this is a container of Kubernetes.
+    #[must_use]
+    pub fn in_pod(&self) -> bool {
+        self.pod
     }
 
     /// Who refuses bpf(), given what it returned.
@@ -178,7 +291,7 @@ impl Privileges {
         let code = error.to_string();
         if let Err(refusal) = self.check() {
             refusal
-        } else if self.seccomp {
+        } else if self.seccomp && error.raw_os_error() != Some(libc::EACCES) {
             Refusal::Seccomp { code }
         } else if error.raw_os_error() == Some(libc::ENOSYS) {
             Refusal::Missing { code }
@@ -188,6 +301,25 @@ impl Privileges {
             Refusal::Forbidden { code }
         }
     }
+}
+
+/// Whether this is a container of Kubernetes, which sets this variable in all of them.
+fn is_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// Whether this is the machine's own network namespace, in which the interfaces of all are to be seen;
+/// `None` where that cannot be told.
+///
+/// Settings of the whole machine have their files there alone (`net/core/sysctl_net_core.c`); what
+/// belongs to a namespace has one in each.
+#[must_use]
+pub fn is_machines_network() -> Option<bool> {
+    let folder = Path::new("/proc/sys/net/core");
+    if !folder.join("somaxconn").exists() {
+        return None;
+    }
+    Some(folder.join("netdev_budget").exists())
 }
 
 /// The version of the running kernel; the oldest supported where it cannot be told.
@@ -208,6 +340,19 @@ pub fn bpf_usable() -> Result<(), Refusal> {
         Err(error) => Err(privileges.blame(&error.io_error)),
         Ok(_) => Ok(()),
     }
+}
+
+/// Checks that other network namespaces may be entered, where some are to be.
+///
+/// # Errors
+///
+/// Capabilities are missing.
+pub fn may_enter(selection: &NamespaceSelection) -> Result<(), KernelError> {
+    let privileges = Privileges::current().unwrap_or_default();
+    let needed = for_namespaces(selection);
+    privileges
+        .check_all(&needed)
+        .map_err(KernelError::Namespaces)
 }
 
 /// Whether the kernel has ring buffers (Linux 5.8).
@@ -246,6 +391,20 @@ pub fn tcx() -> Result<(), String> {
     }
 }
 
+impl Capability {
+    /// What it is as a container is given it: Kubernetes and Docker leave out the prefix.
+    #[must_use]
+    pub fn short_name(&self) -> &'static str {
+        self.name.strip_prefix("CAP_").unwrap_or(self.name)
+    }
+
+    /// The capability that stands for it, if there is one.
+    #[must_use]
+    pub fn stand_in(&self) -> Option<&'static str> {
+        self.admin.then_some("CAP_SYS_ADMIN")
+    }
+}
+
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
@@ -258,34 +417,110 @@ mod tests {
 
     const INITIAL: &str = "         0          0 4294967295\n";
 
-    fn privileges(effective: &str, seccomp: u8) -> Privileges {
-        let status = format!("Name:\twstap\nCapEff:\t{effective}\nSeccomp:\t{seccomp}\n");
+    const ALL: &str = "000001ffffffffff";
+
+    fn of(user: u32, effective: &str, bounding: &str, seccomp: u8) -> Privileges {
+        let status = format!(
+            "Name:\twstap\nUid:\t{user}\t{user}\t{user}\t{user}\nCapEff:\t{effective}\n\
+             CapBnd:\t{bounding}\nSeccomp:\t{seccomp}\n"
+        );
         Privileges::parse(&status, INITIAL)
+    }
+
+    fn privileges(effective: &str, seccomp: u8) -> Privileges {
+        of(1000, effective, ALL, seccomp)
     }
 
     fn eperm() -> io::Error {
         io::Error::from_raw_os_error(libc::EPERM)
     }
 
+    fn missing_of(refusal: &Refusal) -> &[&'static str] {
+        match refusal {
+            Refusal::Capabilities { missing, .. } => missing,
+            _ => &[],
+        }
+    }
+
     #[test]
     fn missing_capabilities_are_named() {
-        assert_eq!(privileges("000001ffffffffff", 0).check(), Ok(()));
+        assert_eq!(privileges(ALL, 0).check(), Ok(()));
         let refusal = privileges("000000c000000000", 0).check().unwrap_err();
-        assert_eq!(refusal, Refusal::Capabilities(vec!["CAP_NET_ADMIN"]));
+        assert_eq!(missing_of(&refusal), ["CAP_NET_ADMIN"]);
         assert_eq!(
             refusal.to_string(),
             "missing capability CAP_NET_ADMIN; run as root, or grant it: `setcap cap_net_admin+ep` on the \
              binary, or `capabilities.add` of the container"
         );
         let refusal = privileges("0000000000000000", 0).check().unwrap_err();
-        let all = vec!["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
-        assert_eq!(refusal, Refusal::Capabilities(all));
+        assert_eq!(
+            missing_of(&refusal),
+            ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]
+        );
+    }
+
+    #[test]
+    fn the_remedy_is_that_of_who_withholds() {
+        let remedy = |privileges: Privileges| {
+            let refusal = privileges.check().unwrap_err().to_string();
+            refusal.split_once("; ").unwrap().1.to_owned()
+        };
+        let in_pod = |privileges| Privileges {
+            pod: true,
+            ..privileges
+        };
+        // User 0, and two of three were added.
+        let two = "000000c000000000";
+        assert_eq!(
+            remedy(in_pod(of(0, two, two, 2))),
+            "`capabilities: {add: [NET_ADMIN]}` in the container's securityContext grants it"
+        );
+        let docker = remedy(of(0, two, two, 2));
+        assert!(docker.contains("--cap-add") && docker.contains("[NET_ADMIN]"));
+        // Added, but to another user.
+        let three = "000000c000001000";
+        assert_eq!(
+            remedy(in_pod(of(1000, "0", three, 2))),
+            "Kubernetes gives what is added to user 0 only: `runAsUser: 0` in the container's \
+             securityContext grants them"
+        );
+        let both = remedy(in_pod(of(1000, "0", two, 2)));
+        assert!(both.contains("add: [BPF, NET_ADMIN, PERFMON]") && both.contains("runAsUser: 0"));
     }
 
     #[test]
     fn sys_admin_stands_for_bpf_and_perfmon() {
         assert_eq!(privileges("0000000000201000", 0).check(), Ok(()));
         assert!(privileges("0000000000200000", 0).check().is_err());
+    }
+
+    #[test]
+    fn other_namespaces_need_more() {
+        let names = |wanted: &[Netns]| {
+            let selection = NamespaceSelection {
+                wanted: wanted.to_vec(),
+                max: 1,
+                procfs: "/host/proc".into(),
+            };
+            let needed = for_namespaces(&selection);
+            needed.iter().map(|needed| needed.name).collect::<Vec<_>>()
+        };
+        let blue = Netns::Name("blue".to_owned());
+        let (enter, both) = (["CAP_SYS_ADMIN"], ["CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
+        assert!(names(&[]).is_empty());
+        assert_eq!(names(std::slice::from_ref(&blue)), enter);
+        assert_eq!(names(&[Netns::Path("/run/docker/netns/1".into())]), enter);
+        assert_eq!(names(&[Netns::Path("/host/proc/7/ns/net".into())]), both);
+        assert_eq!(names(&[blue, Netns::Pods]), both);
+        let bare = privileges("000000c000001000", 0);
+        assert!(bare.check().is_ok());
+        let refusal = bare.check_all(&[ENTER, FIND]).unwrap_err();
+        assert_eq!(missing_of(&refusal), both);
+        assert!(
+            privileges("000000c000281000", 0)
+                .check_all(&[ENTER, FIND])
+                .is_ok()
+        );
     }
 
     #[test]
@@ -296,17 +531,21 @@ mod tests {
 
     #[test]
     fn a_refusal_is_blamed_on_who_refuses() {
-        let all = "000001ffffffffff";
+        let all = ALL;
         let blame = |privileges: Privileges| privileges.blame(&eperm());
         assert!(matches!(
             blame(privileges("0", 2)),
-            Refusal::Capabilities(_)
+            Refusal::Capabilities { .. }
         ));
         assert!(matches!(blame(privileges(all, 2)), Refusal::Seccomp { .. }));
         assert!(matches!(
             blame(privileges(all, 0)),
             Refusal::Forbidden { .. }
         ));
+        // SELinux, where there is a seccomp filter too: its word is another.
+        let eacces = io::Error::from_raw_os_error(libc::EACCES);
+        let refusal = privileges(all, 2).blame(&eacces);
+        assert!(matches!(refusal, Refusal::Forbidden { .. }));
         let status = format!("CapEff:\t{all}\nSeccomp:\t0\n");
         let rootless = Privileges::parse(&status, "0 1000 1\n");
         assert_eq!(blame(rootless), Refusal::UserNamespace);

@@ -71,6 +71,9 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// Not to be sent at the same time as another.
     pub is_alone: bool,
+    /// It ends its direction, or the connection: what is still on its way to the other processor's programs must
+    /// not come behind it for some agents only.
+    pub is_end: bool,
     /// How long to wait behind it.
     pub pause: Duration,
     /// For the report of a difference.
@@ -437,6 +440,7 @@ impl<'a> Wire<'a> {
         let opened = self.conversation.opened[side] as i64;
         self.traffic.packets.push(Packet {
             side,
+            is_end: flags.fin() || flags.rst(),
             pause,
             // Where a connection is only being recognised, it matters what came first.
             is_alone: flags.0 & 0x07 != 0

@@ -234,6 +234,35 @@ fn another_epoch_is_another_connection() {
 }
 
 #[test]
+fn an_observation_ends_in_parts() {
+    let mut s = Script::new(config());
+    for port in 1..=10 {
+        s.client.set_port(port);
+        s.connect();
+        s.client(REQUEST.replace("dGhl", &format!("dGh{port:X}")).as_bytes());
+        s.server(RESPONSE.as_bytes());
+    }
+    s.events();
+    let mut parts = Vec::new();
+    let mut ids = Vec::new();
+    loop {
+        let is_done = s.observer.finish_some(s.now);
+        let events = s.events();
+        parts.push(events.len());
+        ids.extend(events.iter().map(|event| event.connection.id.0));
+        if is_done {
+            break;
+        }
+    }
+    assert_eq!(parts, [4, 4, 2]);
+    assert!(ids.is_sorted(), "{ids:?}");
+    assert_eq!(
+        (s.observer.stats().active, s.observer.stats().tracked),
+        (0, 0)
+    );
+}
+
+#[test]
 fn one_that_was_silent_too_long_is_found_again_when_it_speaks() {
     let mut s = Script::new(config());
     s.epoch = 5;

@@ -85,6 +85,58 @@ fn what_is_silent_is_put_away() {
 }
 
 #[test]
+fn what_was_counted_during_a_look_is_found_at_the_next() {
+    let mut s = Source::new(false);
+    let mut counted = Vec::new();
+    let mut look = |s: &mut Source, later: u64| {
+        let now = s.script.now.saturating_add(Duration::from_secs(later));
+        s.script.observer.handle_tallies(now);
+        assert_eq!(s.script.observer.dozing, 1);
+        let events = s.script.events();
+        let frames = events.iter().map(|event| match &event.kind {
+            EventKind::Counted(counted) => counted.frames.iter().sum(),
+            _ => 0,
+        });
+        counted.push(frames.sum::<u64>());
+    };
+    s.script.events();
+    s.server(&plain(0x81, b"one"));
+    look(&mut s, 0);
+    let seen = s.shared.with(TALLY + 1, |tally| tally.last_seen);
+    s.server(&plain(0x81, b"two"));
+    s.shared.with(TALLY + 1, |tally| tally.last_seen = seen);
+    look(&mut s, 2);
+    look(&mut s, 4);
+    s.script.wait(Duration::from_secs(5));
+    s.server(&plain(0x81, b"three"));
+    look(&mut s, 0);
+    look(&mut s, 2);
+    look(&mut s, 4);
+    assert_eq!(counted, [1, 1, 0, 1, 0, 0]);
+}
+
+#[test]
+fn tallies_are_looked_at_in_parts() {
+    let mut s = Source::new(false);
+    let client = s.script.client;
+    for port in 1..=3 {
+        s.script.client.set_port(port);
+        s.script.connect();
+    }
+    s.script.client = client;
+    s.script.events();
+    let mut counted = Vec::new();
+    for _ in 0..2 {
+        s.server(&plain(0x81, b"x"));
+        while !s.script.observer.handle_tallies(s.script.now) {
+            counted.push(s.script.events().len());
+        }
+        counted.push(s.script.events().len());
+    }
+    assert_eq!(counted, [1, 0, 1, 0]);
+}
+
+#[test]
 fn control_frames_alone_count_as_much() {
     let mut s = Source::new(false);
     for (role, part) in conversation() {

@@ -3,7 +3,7 @@
 
 use super::super::{Observer, State, context, table::SlotId};
 use super::{
-    FAR, MAX_HEADER, SETTLED,
+    FAR, MAX_HEADER, SETTLED, both,
     reading::{pass_payload, skip},
 };
 use crate::proto::{
@@ -22,11 +22,16 @@ impl Observer {
             self.table.touch(slot, seen);
         }
         let settled = self.now.saturating_since(seen) >= SETTLED;
+        let mut was_dozing = false;
         if let Some(State::Dozing(dozing)) = self.table.get_mut(slot).map(|entry| &entry.state) {
             if seen <= dozing.looked {
                 return;
             }
+            if settled && self.is_told(slot, seen) {
+                return;
+            }
             self.wake(slot);
+            was_dozing = true;
         }
         let Some(walks) = self.live(slot).and_then(|live| live.walks.as_mut()) else {
             return;
@@ -38,11 +43,33 @@ impl Observer {
             self.catch_up(slot, false);
             self.look(slot, false);
         }
-        if settled {
+        if settled || was_dozing && self.is_crowded() {
             self.doze(slot);
         } else {
             self.doze_if_crowded(slot);
         }
+    }
+
+    /// Whether all that was counted of one that dozes has been taken in. Then there is nothing to look for
+    /// until it is heard of later than `seen`.
+    fn is_told(&mut self, slot: SlotId, seen: Timestamp) -> bool {
+        let Some(entry) = self.table.get_mut(slot) else {
+            return false;
+        };
+        let epoch = entry.epoch;
+        let State::Dozing(dozing) = &mut entry.state else {
+            return false;
+        };
+        let tally = dozing.tally;
+        let now = [tally, neighbour(tally)].map(|tally| self.tallies.read(tally, epoch));
+        let [Some(a), Some(b)] = now else {
+            return false;
+        };
+        if both(a.print(), b.print()) != dozing.told {
+            return false;
+        }
+        dozing.looked = seen;
+        true
     }
 
     /// When a connection was heard of last, as its tallies have it.
@@ -116,6 +143,11 @@ impl Observer {
             let mut cx = context!(self, false);
             let of = &mut walks.sides[side];
             let counted = tally.since(&mut of.counts, direction, over);
+            of.print = if tally.is_in(&of.counts) {
+                tally.print()
+            } else {
+                0
+            };
             if of.next.is_none()
                 && of.told.is_some()
                 && (counted.as_ref()).is_some_and(|counted| counted.frames.iter().any(|n| *n > 0))

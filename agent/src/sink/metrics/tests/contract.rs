@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::sink::peer::tests::Known;
 
 /// Runs promtool on `input`; what it has to say, if it is not content.
 fn promtool(arguments: &[&str], input: &str) -> Option<String> {
@@ -50,7 +51,7 @@ fn promtool_accepts_everything_hostile_labels_too() {
 
 #[test]
 fn every_metric_is_exposed_with_its_kind_and_labels() {
-    let metrics = Metrics::new(&MetricsConfig::default());
+    let metrics = Metrics::new(&MetricsConfig::default()).with_names(Arc::new(Known::default()));
     populate(&metrics);
     let text = metrics.expose(seconds(3));
     let mut types: Vec<&str> = text.lines().filter(|l| l.starts_with("# TYPE")).collect();
@@ -69,10 +70,11 @@ fn every_metric_is_exposed_with_its_kind_and_labels() {
                 name == metric.name || name == format!("{}_sum", metric.name)
             })
             .unwrap();
-        let labels: Vec<_> = (metric.scope.labels().iter())
-            .chain(metric.labels)
-            .copied()
-            .collect();
+        let peers: &[&str] = match metric.scope {
+            names::Scope::Endpoint => &names::PEER_LABELS,
+            names::Scope::Connection | names::Scope::Agent => &[],
+        };
+        let labels: Vec<_> = [metric.scope.labels(), peers, metric.labels].concat();
         let mut rest = line;
         for label in labels {
             let at = rest.find(&format!("{label}=\""));
@@ -97,6 +99,7 @@ websocket_handshake_duration_seconds histogram
 websocket_connections_active gauge
 websocket_connections_closed_total counter kind code initiator
 websocket_connection_duration_seconds histogram
+websocket_connection_silence_seconds histogram kind
 websocket_frames_total counter direction opcode
 websocket_frame_payload_bytes_total counter direction opcode
 websocket_frame_size_bytes histogram direction
@@ -112,6 +115,8 @@ websocket_connection_opened_timestamp_seconds gauge
 websocket_connection_close_code gauge initiator
 wstap_build_info gauge version revision
 wstap_interfaces_attached gauge
+wstap_network_namespaces gauge
+wstap_network_namespaces_failed_total counter
 wstap_connections_tracked gauge
 wstap_samples_total counter
 wstap_sample_bytes_total counter
@@ -121,11 +126,16 @@ wstap_gaps_total counter
 wstap_resyncs_total counter
 wstap_retransmission_conflicts_total counter
 wstap_limit_exceeded_total counter limit
+wstap_limit gauge limit
 wstap_kernel_packets_total counter verdict
 wstap_kernel_places_lost_total counter
 wstap_kernel_places_found_total counter
 wstap_kernel_early_segments_total counter
 wstap_records_missed_total counter
+wstap_endpoints_gone_total counter
+wstap_kubernetes_pods gauge
+wstap_kubernetes_watch_errors_total counter resource
+wstap_kubernetes_owners_guessed_total counter
 wstap_unreadable_connections_total counter reason
 ";
 
@@ -139,6 +149,27 @@ fn names_are_those_of_the_contract() {
         })
         .collect();
     assert_eq!(ours.join("\n"), CONTRACT.trim());
+}
+
+#[test]
+fn no_label_is_one_that_scrapers_set() {
+    // Of targets, as Prometheus and its operator name them; a label of ours would become `exported_...`.
+    const SCRAPERS: [&str; 9] = [
+        "job",
+        "instance",
+        "namespace",
+        "pod",
+        "container",
+        "endpoint",
+        "service",
+        "node",
+        "prometheus",
+    ];
+    for metric in names::ALL {
+        for label in metric.scope.labels().iter().chain(metric.labels) {
+            assert!(!SCRAPERS.contains(label), "{label} of {}", metric.name);
+        }
+    }
 }
 
 /// The sections of `docs/metrics.md` that speak of one metric, by its name.
@@ -178,20 +209,32 @@ fn documentation_gives_kind_labels_and_a_query() {
         );
         let labels: Vec<&str> = facts.split('`').skip(1).step_by(2).collect();
         assert_eq!(labels, metric.labels, "{}", metric.name);
-        let query = section.split("```promql").nth(1).unwrap_or_default();
-        assert!(query.contains(metric.name), "{} has no query", metric.name);
+    }
+    let process = names::PROCESS.iter().copied();
+    for name in names::ALL.iter().map(|metric| metric.name).chain(process) {
+        let query = documented()[name].split("```promql").nth(1);
+        let query = query.and_then(|rest| rest.split("```").next());
+        assert!(
+            query.is_some_and(|query| query.contains(name)),
+            "{name} has no query"
+        );
     }
 }
 
 #[test]
 fn documented_queries_are_valid() {
-    const DOCS: &str = include_str!("../../../../../docs/metrics.md");
+    const DOCS: [&str; 4] = [
+        include_str!("../../../../../README.md"),
+        include_str!("../../../../../docs/metrics.md"),
+        include_str!("../../../../../docs/operations.md"),
+        include_str!("../../../../../docs/runbooks.md"),
+    ];
     let queries: Vec<&str> = DOCS
-        .split("```promql\n")
-        .skip(1)
+        .iter()
+        .flat_map(|text| text.split("```promql\n").skip(1))
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert!(queries.len() >= names::ALL.len());
+    assert!(queries.len() >= names::ALL.len() + names::PROCESS.len());
     let rules = queries.iter().enumerate();
     let rules: Vec<_> = rules
         .map(|(i, query)| serde_json::json!({"record": format!("query:{i}"), "expr": query}))
@@ -206,9 +249,75 @@ fn documented_queries_are_valid() {
 }
 
 #[test]
+fn alerts_dashboards_and_runbooks_know_every_metric_that_they_ask_for() {
+    const SHIPPED: [(&str, &str); 5] = [
+        (
+            "operations.md",
+            include_str!("../../../../../docs/operations.md"),
+        ),
+        (
+            "runbooks.md",
+            include_str!("../../../../../docs/runbooks.md"),
+        ),
+        (
+            "rules.yaml",
+            include_str!("../../../../../deploy/prometheus/rules.yaml"),
+        ),
+        (
+            "operators.json",
+            include_str!("../../../../../deploy/grafana/operators.json"),
+        ),
+        (
+            "agents.json",
+            include_str!("../../../../../deploy/grafana/agents.json"),
+        ),
+    ];
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for metric in names::ALL {
+        let suffixes: &[&str] = match metric.kind {
+            names::Kind::Histogram => &["_bucket", "_count", "_sum"],
+            _ => &[""],
+        };
+        known.extend(
+            suffixes
+                .iter()
+                .map(|suffix| format!("{}{suffix}", metric.name)),
+        );
+    }
+    known.extend(names::PROCESS.iter().map(|&name| name.to_owned()));
+    for (file, text) in SHIPPED {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics = words.filter(|word| {
+            let prefixes = ["websocket_", "wstap_", "process_"];
+            prefixes.iter().any(|prefix| word.starts_with(prefix))
+        });
+        let mut asked = 0;
+        for metric in metrics {
+            // Text may name a histogram as a whole.
+            let named = file.ends_with(".md") && names::ALL.iter().any(|m| m.name == metric);
+            assert!(named || known.contains(metric), "{file} asks for {metric}");
+            asked += 1;
+        }
+        assert!(asked > 10, "{file} asks for {asked}");
+    }
+}
+
+#[test]
+fn documentation_names_every_label_of_endpoints() {
+    const DOCS: &str = include_str!("../../../../../docs/metrics.md");
+    for label in names::Scope::Endpoint
+        .labels()
+        .iter()
+        .chain(&names::PEER_LABELS)
+    {
+        assert!(DOCS.contains(&format!("\n| `{label}` |")), "{label}");
+    }
+}
+
+#[test]
 fn documentation_names_every_limit_verdict_and_reason() {
     let documented = documented();
-    let exceeded = agent::limits(&AgentStatus::default(), &Exceeded::default());
+    let exceeded = agent::limits(&AgentStatus::default(), &Own::default());
     let limits = exceeded.map(|(limit, _)| (names::LIMIT_EXCEEDED.name, limit));
     let verdicts = Counter::ALL
         .iter()
