@@ -281,7 +281,7 @@ impl Crowd<'_> {
                 waits.collect::<Vec<_>>()
             }));
         }
-        let waits = clients.into_iter().map(|client| client.join());
+        let waits = clients.into_iter().map(thread::JoinHandle::join);
         let waits = waits.flat_map(|waits| waits.expect("clients that come to their end"));
         let waits = waits.collect();
         for server in servers {

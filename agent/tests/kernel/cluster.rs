@@ -81,7 +81,7 @@ impl<'a> Watch<'a> {
         let script = Script {
             connections: 4,
             seed: self.connections + 1,
-            closer: if self.connections % 8 == 0 {
+            closer: if self.connections.is_multiple_of(8) {
                 Closer::Client
             } else {
                 Closer::Server

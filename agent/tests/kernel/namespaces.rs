@@ -220,6 +220,49 @@ fn inside_and_outside_are_one_connection() {
     }
 }
 
+#[test]
+fn a_service_is_one_connection_inside_and_outside() {
+    let Some(_turn) = turn() else { return };
+    let (client, host, server) = (
+        Netns::new("client"),
+        Netns::new("host"),
+        Netns::new("server"),
+    );
+    Netns::veth(
+        (&client, "eth0", &["10.77.1.2/24"]),
+        (&host, "hc", &["10.77.1.1/24"]),
+    );
+    Netns::veth(
+        (&server, "eth0", &["10.77.2.2/24"]),
+        (&host, "hs", &["10.77.2.1/24"]),
+    );
+    // The server has no way back but to the host's own address.
+    client.ip("route add default via 10.77.1.1");
+    for rule in [
+        "add table ip nat",
+        "add chain ip nat prerouting { type nat hook prerouting priority -100; }",
+        "add chain ip nat postrouting { type nat hook postrouting priority 100; }",
+        "add rule ip nat prerouting ip daddr 10.96.0.10 tcp dport 80 dnat to 10.77.2.2:8080",
+        "add rule ip nat postrouting oifname \"hs\" masquerade",
+    ] {
+        host.run("nft", &[rule]);
+    }
+    for attach in ATTACH {
+        let flags = format!(
+            "--attach {attach} --netns {},{}",
+            client.name(),
+            server.name()
+        );
+        let agent = Agent::run(&host, &flags);
+        must_follow(&agent, 2);
+        agent.must_be_attached(7);
+        let (to, on) = (at("10.96.0.10:80"), at("10.77.2.2:8080"));
+        let tally = Load::whole(&client, &server, to, on, Script::default(), 60);
+        agent.must_count(&tally);
+        agent.must_have_active(0);
+    }
+}
+
 /// A proxy inside a pod, as a mesh has it: HAProxy, that passes on from `front` to `back`.
 #[track_caller]
 fn sidecar(ns: &Netns, folder: &Path, front: &str, back: &str) -> Process {
@@ -344,7 +387,11 @@ fn namespaces_by_process_path_and_name() {
         agent.must_count(&tally);
     }
 
-    let flags = format!("--netns {},{} --max-netns 1", pod.ns.name(), other.name());
+    let flags = format!(
+        "-v --netns {},{} --max-netns 1",
+        pod.ns.name(),
+        other.name()
+    );
     let agent = Agent::run(&host, &flags);
     must_follow(&agent, 1);
     assert!(!agent.process.stderr().contains("waiting for one"));
@@ -356,12 +403,11 @@ fn namespaces_by_process_path_and_name() {
     // Whichever it is that waits, it has its turn when the others are gone.
     drop(pod);
     must_follow(&agent, 1);
-    let following = format!("following network namespace {}", other.name());
+    let attached = format!("attached to lo in {}", other.name());
     eventually("the other is followed", Duration::from_secs(5), || {
         let stderr = agent.process.stderr();
-        stderr.contains(&following).then_some(()).ok_or(stderr)
+        stderr.contains(&attached).then_some(()).ok_or(stderr)
     });
-    agent.must_be_attached(2);
     let tally = Load::whole(&other, &other, to, to, on("other"), 5);
     must_count(&agent, &tally);
 }

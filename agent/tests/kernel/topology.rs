@@ -222,10 +222,10 @@ fn labels_say_which_end_is_on_this_node() {
             &client,
             &server,
             "10.77.0.2:8080",
-            ["client", "unknown", "server"],
+            ["client", "both", "server"],
         ),
-        (&client, &host, "10.77.0.254:8080", ["client", "server", ""]),
-        (&host, &server, "[fd77::2]:8080", ["", "client", "server"]),
+        (&client, &host, "10.77.0.254:8080", ["client", "both", ""]),
+        (&host, &server, "[fd77::2]:8080", ["", "both", "server"]),
         (&host, &host, "127.0.0.1:8080", ["", "both", ""]),
         (&host, &host, "10.77.0.254:8080", ["", "both", ""]),
     ] {

@@ -11,8 +11,15 @@ use std::{
 use super::{Decision, Observer, State, context, table::SlotId};
 use crate::proto::{flow::FlowKey, segment::Segment, time::Timestamp};
 
-/// Segments that are remembered. The hooks that one passes see it within microseconds.
-const REMEMBERED: usize = 16_384;
+/// Segments that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// The hooks that a segment passes see it within microseconds, or milliseconds where it has to queue.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Payload bytes that are compared: capture files are made up and replayed with the same numbers again
+/// and again.
+const BEGINNING: usize = 8;
 
 /// How long the segments of a WebSocket are remembered behind its first: until the source has hooks
 /// everywhere, if it was about to.
@@ -22,9 +29,45 @@ const BEHIND: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Passed {
     secret: RandomState,
-    /// By the hash of sequence and acknowledgement number; the sender's side.
-    flows: BTreeMap<u64, (FlowKey, usize)>,
+    /// By the hash of sequence and acknowledgement number.
+    flows: BTreeMap<u64, Seen>,
     order: VecDeque<u64>,
+}
+
+/// Where a segment was seen first.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    flow: FlowKey,
+    /// The sender's side there.
+    sender: usize,
+    ts: Timestamp,
+    /// As many bytes of the payload's beginning as were captured.
+    beginning: ([u8; BEGINNING], usize),
+}
+
+impl Seen {
+    fn new(segment: &Segment<'_>, flow: FlowKey, sender: usize) -> Self {
+        let first = segment.windows.first().filter(|first| first.offset == 0);
+        let bytes = first.map_or(&[][..], |first| first.bytes);
+        let mut beginning = [0; BEGINNING];
+        let captured = beginning.iter_mut().zip(bytes);
+        let captured = captured.map(|(to, from)| *to = *from).count();
+        Self {
+            flow,
+            sender,
+            ts: segment.ts,
+            beginning: (beginning, captured),
+        }
+    }
+
+    /// Whether this can be the same segment elsewhere.
+    fn is_elsewhere(&self, other: &Self) -> bool {
+        let ((own, n), (others, m)) = (self.beginning, other.beginning);
+        let both = own.iter().zip(&others).take(n.min(m));
+        self.flow != other.flow
+            && other.ts.saturating_since(self.ts) <= SOON
+            && both.into_iter().all(|(own, other)| own == other)
+    }
 }
 
 impl Passed {
@@ -37,8 +80,13 @@ impl Passed {
         side: usize,
     ) -> Option<(FlowKey, usize)> {
         let hash = self.secret.hash_one((segment.seq.0, segment.ack?.0));
-        if let Some(first) = self.flows.get(&hash) {
-            return (first.0 != flow).then_some(*first);
+        let own = Seen::new(segment, flow, side);
+        if let Some(first) = self.flows.get_mut(&hash) {
+            if first.is_elsewhere(&own) {
+                return Some((first.flow, first.sender));
+            }
+            *first = own;
+            return None;
         }
         if self.order.len() >= REMEMBERED
             && let Some(oldest) = self.order.pop_front()
@@ -46,7 +94,7 @@ impl Passed {
             self.flows.remove(&oldest);
         }
         self.order.push_back(hash);
-        self.flows.insert(hash, (flow, side));
+        self.flows.insert(hash, own);
         None
     }
 }

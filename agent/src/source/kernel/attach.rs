@@ -5,7 +5,7 @@
 //! and the next start removes it, whichever method that one uses.
 //!
 //! An attacher works in one network namespace. That of the agent's own has others for those that are
-//! followed besides, see [`super::namespaces`].
+//! followed besides (`namespaces`).
 //!
 //! A clsact qdisc is removed at the end if it is empty and an agent made it: this one, or one whose
 //! filters were found in it and say so.
@@ -403,8 +403,11 @@ impl Attacher {
             if logged && let Some(log) = &mut self.log {
                 log.flush();
             }
-            if changed {
-                self.take_changes()?;
+            if changed
+                && self.take_changes()?
+                && let Some(others) = &mut self.others
+            {
+                others.hurry();
             }
             if let Some(others) = &mut self.others
                 && elsewhere.contains(&true)
@@ -415,13 +418,14 @@ impl Attacher {
         }
     }
 
-    /// Takes in what has happened in its namespace.
+    /// Takes in what has happened in its namespace; whether interfaces have come or gone.
     ///
     /// # Errors
     ///
     /// Changes can no longer be followed.
-    pub(super) fn take_changes(&mut self) -> Result<(), KernelError> {
+    pub(super) fn take_changes(&mut self) -> Result<bool, KernelError> {
         let scope = self.scope();
+        let mut is_other = false;
         let changes = self
             .monitor
             .changes()
@@ -431,14 +435,20 @@ impl Attacher {
             })?;
         for change in changes {
             match change {
-                Change::Seen(link) => self.seen(link),
-                Change::Gone(index) => self.gone(index),
+                Change::Seen(link) => is_other |= self.seen(link),
+                Change::Gone(index) => {
+                    self.gone(index);
+                    is_other = true;
+                }
                 Change::Address(address) => self.status.addresses.insert(scope, address),
                 Change::AddressGone(address) => self.status.addresses.remove(scope, address),
-                Change::Overrun => self.list()?,
+                Change::Overrun => {
+                    self.list()?;
+                    is_other = true;
+                }
             }
         }
-        Ok(())
+        Ok(is_other)
     }
 
     fn beat(&mut self) -> Result<(), KernelError> {
@@ -486,11 +496,14 @@ impl Attacher {
         Ok(())
     }
 
-    fn seen(&mut self, link: Link) {
+    /// Notes an interface, and that it is to be looked at; whether it is new.
+    fn seen(&mut self, link: Link) -> bool {
         let number = self.number(link.index);
         let label = self.place.as_ref().map(|place| &place.label);
+        let is_new = self.status.names.name(number).is_none();
         self.status.names.insert(number, &link.name, label);
         self.pending.insert(link.index, link);
+        is_new
     }
 
     /// What stands for an interface in records.

@@ -1,9 +1,9 @@
 //! Which addresses belong to containers of this machine, where nobody else says so.
 //!
-//! An address is one of theirs if packets to it leave directly, by no gateway, through a device whose
-//! other end is in another network namespace of this machine, or through a bridge with no hardware
-//! among its ports. The devices of default routes lead out, whatever they are: a node that is itself a
-//! container has a veth pair for its uplink.
+//! An address is one of theirs if packets to it leave directly, by no gateway: by a route of its own
+//! through a device whose other end is in another network namespace of this machine, or through a bridge
+//! with no hardware among its ports. A node that is itself a container has such a device for its uplink,
+//! with routes to networks; and the devices of default routes lead out, whatever they are.
 
 use std::{
     collections::BTreeSet,
@@ -49,8 +49,10 @@ struct Known {
 #[derive(Debug, Default, Eq, PartialEq)]
 struct Devices {
     all: BTreeSet<u32>,
-    /// Those that lead to containers.
-    inward: BTreeSet<u32>,
+    /// Those that lead to a container.
+    pairs: BTreeSet<u32>,
+    /// Those that lead to several.
+    bridges: BTreeSet<u32>,
 }
 
 impl fmt::Debug for Here {
@@ -123,24 +125,24 @@ impl Devices {
             .filter(hardware)
             .filter_map(|port| port.master);
         let mixed: BTreeSet<u32> = masters.collect();
-        let leads_in = |device: &&Device| {
-            let is_inward = match &*device.kind {
-                "bridge" => !mixed.contains(&device.index),
-                _ => is_pair(device) && device.leads_elsewhere,
-            };
-            is_inward && !is_out(device)
+        let indices = |is_meant: &dyn Fn(&Device) -> bool| {
+            let inward = devices.iter().filter(|device| !is_out(device));
+            let meant = inward.filter(|device| is_meant(device));
+            meant.map(|device| device.index).collect()
         };
-        let inward = devices.iter().filter(leads_in);
         Self {
             all: devices.iter().map(|device| device.index).collect(),
-            inward: inward.map(|device| device.index).collect(),
+            pairs: indices(&|device| is_pair(device) && device.leads_elsewhere),
+            bridges: indices(&|device| device.kind == "bridge" && !mixed.contains(&device.index)),
         }
     }
 
     /// Whether a way ends in a container.
     fn lead_in(&self, way: Way) -> bool {
-        let is_inward = |device| self.inward.contains(&device);
-        !way.has_gateway && way.device.is_some_and(is_inward)
+        !way.has_gateway
+            && way.device.is_some_and(|device| {
+                self.bridges.contains(&device) || (way.is_single && self.pairs.contains(&device))
+            })
     }
 }
 
@@ -170,27 +172,41 @@ mod tests {
             device(8, "veth", Some(6)),
             device(9, "vxlan", None),
         ];
-        let inward = |devices: &[Device], out| Devices::new(devices, out).inward;
+        let inward = |devices: &[Device], out| {
+            let Devices { pairs, bridges, .. } = Devices::new(devices, out);
+            (pairs, bridges)
+        };
         let found = inward(&devices, [Some(2), None]);
-        assert_eq!(found, [3, 4, 5, 8].into(), "no hardware behind them");
+        let pairs = [4, 5, 8].into();
+        assert_eq!(found, (pairs, [3].into()), "no hardware behind them");
         let found = inward(&devices, [Some(5), Some(3)]);
-        assert_eq!(found, [4, 8].into(), "not the uplinks");
+        assert_eq!(found, ([4, 8].into(), [].into()), "not the uplinks");
         devices[4].leads_elsewhere = false;
         let found = inward(&devices, [None; 2]);
-        assert_eq!(found, [3, 4, 8].into(), "both ends are here");
+        let pairs = [4, 8].into();
+        assert_eq!(found, (pairs, [3].into()), "both ends are here");
     }
 
     #[test]
     fn what_a_gateway_passes_on_is_elsewhere() {
         let devices = Devices {
-            inward: [5].into(),
+            pairs: [5].into(),
+            bridges: [3].into(),
             ..Devices::default()
         };
         let way = Way {
             device: Some(5),
+            is_single: true,
             ..Way::default()
         };
         assert!(devices.lead_in(way));
+        let network = Way {
+            is_single: false,
+            ..way
+        };
+        assert!(!devices.lead_in(network), "an uplink, maybe");
+        let device = Some(3);
+        assert!(devices.lead_in(Way { device, ..network }));
         let has_gateway = true;
         assert!(!devices.lead_in(Way { has_gateway, ..way }));
         assert!(!devices.lead_in(Way::default()));

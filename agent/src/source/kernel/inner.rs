@@ -136,8 +136,9 @@ fn pins() -> io::Result<File> {
                 // Or the mount would be passed on to where this namespace has come from.
                 let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
                 mount(none, "/", none, slave, none)?;
+                // Its root is root's, and the agent need not be.
                 let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-                mount(Some("wstap"), PLACE, Some("bpf"), quiet, Some("mode=0700"))?;
+                mount(Some("wstap"), PLACE, Some("bpf"), quiet, Some("mode=0777"))?;
                 OpenOptions::new()
                     .read(true)
                     .custom_flags(libc::O_PATH | libc::O_DIRECTORY)

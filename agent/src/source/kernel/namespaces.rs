@@ -31,9 +31,11 @@ use crate::config::{InterfaceSelection, NamespaceSelection, Netns};
 
 /// Between two looks at which namespaces there are.
 const SCAN: Duration = Duration::from_secs(1);
-/// Looks at a process before it is taken to stay where it is: what starts a container changes its
+/// How soon to look where an interface has come or gone: with many a pod does.
+const SOON: Duration = Duration::from_millis(250);
+/// How old a process is when it is taken to stay where it is: what starts a container changes its
 /// namespace first.
-const YOUNG: u32 = 5;
+const YOUNG: Duration = Duration::from_secs(5);
 /// Then it is looked at once in so many times. A look at ten thousand processes takes some 20 ms.
 const SELDOM: u32 = 8;
 /// Where `ip netns` mounts namespaces under their names.
@@ -81,7 +83,8 @@ struct Followed {
 /// A process, as it was when it was looked at last.
 struct Process {
     namespace: Id,
-    looks: u32,
+    /// When it was seen for the first time.
+    since: Instant,
     /// The scan that has found it.
     scan: u32,
 }
@@ -146,6 +149,11 @@ impl Namespaces {
         self.followed.len()
     }
 
+    /// Has it look again soon: an interface outside has come or gone.
+    pub fn hurry(&mut self) {
+        self.next_scan = self.next_scan.min(Instant::now() + SOON);
+    }
+
     /// Whether there is something to [`Self::proceed`] with.
     pub fn has_pending(&self) -> bool {
         if !self.leaving.is_empty() {
@@ -185,6 +193,7 @@ impl Namespaces {
     pub fn proceed(&mut self) -> bool {
         if let Some(gone) = self.leaving.pop() {
             drop(gone);
+            self.publish();
             return true;
         }
         for followed in self.followed.values_mut() {
@@ -252,7 +261,9 @@ impl Namespaces {
     }
 
     fn publish(&self) {
-        self.status.set_namespaces(self.followed.len());
+        // Those that are yet to be left take descriptors too.
+        self.status
+            .set_namespaces(self.followed.len() + self.leaving.len());
     }
 
     /// All that are wanted and there, but for the agent's own.
@@ -303,20 +314,22 @@ impl Namespaces {
             .inspect_err(|error| denied = Some(error.to_string()))
             .into_iter();
         self.scans = self.scans.wrapping_add(1);
-        let scan = self.scans;
+        let (scan, now) = (self.scans, Instant::now());
         for process in processes.flatten().filter_map(Result::ok) {
             let name = process.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             let mut known = self.processes.remove(&pid);
-            let is_due = |known: &Process| known.looks < YOUNG || (pid ^ scan) % SELDOM == 0;
+            let is_due = |known: &Process| {
+                now.saturating_duration_since(known.since) < YOUNG || (pid ^ scan) % SELDOM == 0
+            };
             if known.as_ref().is_none_or(is_due) {
-                let looks = known.map_or(0, |known| known.looks);
+                let since = known.map_or(now, |known| known.since);
                 known = match fs::read_link(self.of_process(pid)) {
                     Ok(link) => link.to_str().and_then(number).map(|namespace| Process {
                         namespace,
-                        looks: looks.saturating_add(1),
+                        since,
                         scan,
                     }),
                     Err(error) => {

@@ -1,5 +1,7 @@
 //! One connection that is seen in several places.
 
+use std::time::Duration;
+
 use super::config;
 use crate::proto::{
     event::{Event, EventKind},
@@ -139,6 +141,25 @@ fn midstream_it_is_the_same() {
         let connection = &events[0].connection;
         let server = if one_way { service } else { pod };
         assert_eq!((connection.client, connection.server), (client, server));
+    }
+}
+
+/// Captures that are made up have the same numbers again and again.
+#[test]
+fn midstream_the_same_numbers_are_not_enough() {
+    for (wait, byte) in [(0, 1), (2, 0)] {
+        let mut s = Script::new(config());
+        let next = s.next;
+        for n in 0..2 {
+            s.client.set_port(40_000 + n);
+            s.next = next;
+            for m in 0..20 {
+                s.client(&masked(0x82, &[m + byte * n as u8; 20]));
+                s.server(&plain(0x81, &[b'a' + byte * n as u8; 6]));
+            }
+            s.wait(Duration::from_secs(wait));
+        }
+        assert_eq!(s.observer.stats().active, 2);
     }
 }
 

@@ -52,7 +52,7 @@ fn labels_are_those_of_the_contract_and_absent_without_kubernetes() {
     shake(&without, &open(1), 2);
     let text = without.expose(seconds(3));
     assert!(
-        !text.contains("_namespace=") && !text.contains("wstap_kubernetes_"),
+        !text.contains("server_namespace") && !text.contains("wstap_kubernetes_"),
         "{text}"
     );
 }

@@ -5,7 +5,7 @@ use std::{io, net::IpAddr};
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     link::LinkMessage,
-    route::{RouteAttribute, RouteMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage},
 };
 
 use super::{Connection, LINK_HEADER, NLM_F_DUMP, attributes, own_header, text};
@@ -29,6 +29,8 @@ pub struct Way {
     pub device: Option<u32>,
     /// Another machine passes them on.
     pub has_gateway: bool,
+    /// The route is to this address alone.
+    pub is_single: bool,
 }
 
 /// What an interface is.
@@ -59,6 +61,8 @@ impl Connection {
             IpAddr::V4(_) => (AddressFamily::Inet, 32),
             IpAddr::V6(_) => (AddressFamily::Inet6, 128),
         };
+        // The route, and not what comes of it for this address.
+        message.header.flags = RouteFlags::FibMatch;
         message
             .attributes
             .push(RouteAttribute::Destination(to.into()));
@@ -100,9 +104,15 @@ fn number(value: &[u8]) -> Option<u32> {
 
 fn way(payload: &[u8]) -> Option<Way> {
     let (header, rest) = payload.split_first_chunk::<ROUTE_HEADER>()?;
-    let [.., kind, _, _, _, _] = *header;
+    let [family, len, .., kind, _, _, _, _] = *header;
+    let whole = if i32::from(family) == libc::AF_INET {
+        32
+    } else {
+        128
+    };
     let mut way = Way {
         is_own: kind == RTN_LOCAL,
+        is_single: len == whole,
         ..Way::default()
     };
     for (kind, value) in attributes(rest) {
@@ -155,10 +165,11 @@ mod tests {
     fn damaged_answers_yield_nothing() {
         assert_eq!(way(&[0; ROUTE_HEADER - 1]), None);
         let mut payload = vec![0; ROUTE_HEADER];
-        payload[7] = RTN_LOCAL;
+        (payload[0], payload[1], payload[7]) = (2, 32, RTN_LOCAL);
         payload.extend([5, 0, 4, 0, 1]);
         let own = Way {
             is_own: true,
+            is_single: true,
             ..Way::default()
         };
         assert_eq!(way(&payload), Some(own));
