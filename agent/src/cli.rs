@@ -10,9 +10,7 @@ pub mod value;
 
 use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder, error::ErrorKind,
-};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder, error::ErrorKind};
 use log::LevelFilter;
 
 pub use self::group::{
@@ -349,16 +347,18 @@ impl Cli {
             })
         });
         let args: Vec<_> = args.into_iter().collect();
+        // Parsing settles a definition: what the file says has to be put into one that is not settled.
+        let defined = command.clone();
         let mut matches = command.try_get_matches_from_mut(&args)?;
         let file = matches
             .subcommand_matches("run")
             .and_then(|run| run.get_one::<PathBuf>(file::FLAG))
             .cloned();
         if let Some(file) = file {
-            let run = command.find_subcommand("run").cloned().unwrap_or_default();
+            let run = defined.find_subcommand("run").cloned().unwrap_or_default();
             let run = file::applied(run, &file)
                 .map_err(|error| command.error(ErrorKind::InvalidValue, error))?;
-            command = command.mut_subcommand("run", |_| run);
+            command = defined.mut_subcommand("run", |_| run);
             matches = command.try_get_matches_from_mut(&args)?;
         }
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))

@@ -73,7 +73,9 @@ fn list(path: &Path, faults: &[Fault]) -> String {
 pub(super) fn applied(run: Command, path: &Path) -> Result<Command, FileError> {
     let read = |path: &Path| {
         let mut text = String::new();
-        let read = File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
+        let read = File::open(path)?
+            .take(LONGEST + 1)
+            .read_to_string(&mut text)?;
         if u64::try_from(read).is_ok_and(|read| read > LONGEST) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -112,14 +114,21 @@ fn settings(run: &Command, text: &str) -> Result<Vec<Setting>, Vec<Fault>> {
         }
     };
     let table = DeTable::parse(text).map_err(|error| {
-        let what = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        let what = error
+            .message()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         vec![fault(error.span().unwrap_or_default(), what)]
     })?;
     let mut entries: Vec<_> = table.get_ref().iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
 
     // What is judged here is the file alone.
-    let run = run.clone().no_binary_name(true).mut_args(|arg| arg.env(None::<&str>));
+    let run = run
+        .clone()
+        .no_binary_name(true)
+        .mut_args(|arg| arg.env(None::<&str>));
     let (mut settings, mut faults) = (Vec::new(), Vec::new());
     for (key, value) in entries {
         let name: &str = key.get_ref();
@@ -132,9 +141,10 @@ fn settings(run: &Command, text: &str) -> Result<Vec<Setting>, Vec<Fault>> {
         };
         let repeated = matches!(arg.get_action(), ArgAction::Append);
         let items = match value.get_ref() {
-            DeValue::Array(items) if repeated => {
-                items.iter().map(|item| (item.span(), item.get_ref())).collect()
-            }
+            DeValue::Array(items) if repeated => items
+                .iter()
+                .map(|item| (item.span(), item.get_ref()))
+                .collect(),
             item => vec![(value.span(), item)],
         };
         let mut values = Vec::new();
@@ -147,13 +157,18 @@ fn settings(run: &Command, text: &str) -> Result<Vec<Setting>, Vec<Fault>> {
         let flag = arg.get_id().to_string();
         settings.push(Setting { flag, values });
     }
-    if faults.is_empty() { Ok(settings) } else { Err(faults) }
+    if faults.is_empty() {
+        Ok(settings)
+    } else {
+        Err(faults)
+    }
 }
 
 /// The value as the flag takes it, or what is wrong with it.
 fn judged(run: &Command, arg: &Arg, value: &DeValue<'_>) -> Result<String, String> {
     let name = arg.get_long().unwrap_or_default();
-    let wrong = |wanted: &dyn fmt::Display| Err(format!("'{name}' takes {wanted}, not {}", kind(value)));
+    let wrong =
+        |wanted: &dyn fmt::Display| Err(format!("'{name}' takes {wanted}, not {}", kind(value)));
     match (arg.get_action(), value) {
         (ArgAction::SetTrue, DeValue::Boolean(value)) => return Ok(value.to_string()),
         (ArgAction::SetTrue, _) => return wrong(&"true or false"),
@@ -170,7 +185,10 @@ fn judged(run: &Command, arg: &Arg, value: &DeValue<'_>) -> Result<String, Strin
         let names = arg.get_value_names().unwrap_or_default();
         return wrong(&names.first().map_or("a string", |name| name.as_str()));
     };
-    match run.clone().try_get_matches_from([format!("--{name}={text}")]) {
+    match run
+        .clone()
+        .try_get_matches_from([format!("--{name}={text}")])
+    {
         Ok(_) => Ok(text),
         Err(error) => match error.kind() {
             // With which others it goes is seen once all are together.
@@ -273,18 +291,45 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (text, expected) in [
-            ("\nlisen = ':1'", "2:1: unknown key 'lisen' (did you mean 'listen'?)"),
-            ("ring_buffer = 1", "1:1: unknown key 'ring_buffer' (did you mean 'ring-buffer'?)"),
-            ("config = 'x'", "1:1: unknown key 'config' (a file cannot name another)"),
+            (
+                "\nlisen = ':1'",
+                "2:1: unknown key 'lisen' (did you mean 'listen'?)",
+            ),
+            (
+                "ring_buffer = 1",
+                "1:1: unknown key 'ring_buffer' (did you mean 'ring-buffer'?)",
+            ),
+            (
+                "config = 'x'",
+                "1:1: unknown key 'config' (a file cannot name another)",
+            ),
             ("zzz = 1", "1:1: unknown key 'zzz'"),
             ("'a\\nb' = 1", "1:1: unknown key 'a\\\\nb'"),
-            ("listen = true", "1:10: 'listen' takes ADDR:PORT, not a boolean"),
-            ("listen = ['[::]:1']", "1:10: 'listen' takes ADDR:PORT, not a list"),
-            ("port = [80, 1.5]", "1:13: 'port' takes PORT|FROM-TO, not a number with a fraction"),
-            ("verbose = true", "1:11: 'verbose' takes a number from 0 to 255, not a boolean"),
-            ("verbose = 300", "1:11: 'verbose' takes a number from 0 to 255"),
+            (
+                "listen = true",
+                "1:10: 'listen' takes ADDR:PORT, not a boolean",
+            ),
+            (
+                "listen = ['[::]:1']",
+                "1:10: 'listen' takes ADDR:PORT, not a list",
+            ),
+            (
+                "port = [80, 1.5]",
+                "1:13: 'port' takes PORT|FROM-TO, not a number with a fraction",
+            ),
+            (
+                "verbose = true",
+                "1:11: 'verbose' takes a number from 0 to 255, not a boolean",
+            ),
+            (
+                "verbose = 300",
+                "1:11: 'verbose' takes a number from 0 to 255",
+            ),
             ("[capture]\nport = 1", "1:2: unknown key 'capture'"),
-            ("[port]\na = 1", "1:1: 'port' takes PORT|FROM-TO, not a table"),
+            (
+                "[port]\na = 1",
+                "1:1: 'port' takes PORT|FROM-TO, not a table",
+            ),
             (
                 "# ä\n\"snap-length\" = '1K' \nring-buffer = 1",
                 "3:15: invalid value '1' for '--ring-buffer <SIZE>': 1 bytes: must be from 65536 to \
@@ -324,7 +369,10 @@ mod tests {
             let faults = faults(text);
             assert_eq!(faults.len(), 1, "{text}");
             let fault = &faults[0];
-            assert!(fault.starts_with(place) && !fault.contains('\n'), "{text}: {fault}");
+            assert!(
+                fault.starts_with(place) && !fault.contains('\n'),
+                "{text}: {fault}"
+            );
         }
     }
 }
