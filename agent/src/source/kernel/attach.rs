@@ -8,7 +8,7 @@
 //! filters were found in it and say so.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     mem,
     os::{fd::AsFd as _, unix::net::UnixStream},
     sync::{
@@ -107,6 +107,7 @@ pub struct AttachStatus {
     pub addresses: LocalAddresses,
     attached: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
+    starting: Arc<AtomicU64>,
 }
 
 impl AttachStatus {
@@ -120,6 +121,12 @@ impl AttachStatus {
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Interfaces that were there at the start and have not been looked at yet. Once it is 0 it stays so.
+    #[must_use]
+    pub fn starting(&self) -> u64 {
+        self.starting.load(Ordering::Relaxed)
     }
 }
 
@@ -137,6 +144,8 @@ pub struct Attacher {
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Interfaces that are yet to be looked at, by index.
     pending: BTreeMap<u32, Link>,
+    /// Those of them, by index, that were there at the start.
+    starting: BTreeSet<u32>,
     /// Why an interface is not attached, by index: said once.
     refused: BTreeMap<u32, String>,
     status: AttachStatus,
@@ -172,11 +181,14 @@ impl Attacher {
             },
             log,
             pending: BTreeMap::new(),
+            starting: BTreeSet::new(),
             refused: BTreeMap::new(),
             status: AttachStatus::default(),
         };
         attacher.beat()?;
         attacher.list()?;
+        attacher.starting = attacher.pending.keys().copied().collect();
+        attacher.publish();
         let deadline = Instant::now() + START;
         while (attacher.interfaces.is_empty() || Instant::now() < deadline) && attacher.proceed() {}
         if attacher.interfaces.is_empty() {
@@ -336,12 +348,14 @@ impl Attacher {
         } else {
             self.refused.remove(&link.index);
         }
+        self.starting.remove(&link.index);
         self.publish();
         true
     }
 
     fn gone(&mut self, index: u32) {
         self.pending.remove(&index);
+        self.starting.remove(&index);
         self.refused.remove(&index);
         self.status.names.retire(index);
         // The kernel has taken filters and qdiscs away with the interface; a TCX link is left, and
@@ -361,6 +375,9 @@ impl Attacher {
         status
             .failed
             .store(count(self.refused.len()), Ordering::Relaxed);
+        status
+            .starting
+            .store(count(self.starting.len()), Ordering::Relaxed);
     }
 
     fn attach(&mut self, link: &Link) {
@@ -483,6 +500,12 @@ impl Attacher {
 
 impl Drop for Attacher {
     fn drop(&mut self) {
+        // To detach with TCX takes the kernel two grace periods of RCU an interface, with its lock on all
+        // interfaces held: threads, or leaving it to the end of the process, make it no shorter. So
+        // the programs do nothing from here on, on all interfaces at once.
+        if let Err(error) = program::disarm(&mut self.ebpf) {
+            log::debug!("{error}");
+        }
         for (index, attached) in mem::take(&mut self.interfaces) {
             take_away(&mut self.netlink, index, attached);
         }
