@@ -26,6 +26,7 @@ mod other_traffic;
 mod peers;
 mod prometheus;
 mod proxies;
+mod restarts;
 mod scale;
 mod tcp;
 mod topology;
