@@ -3,13 +3,14 @@
 //! Values are parsed here, so that a wrong one is named with its flag and ends with status 2. What
 //! they mean together is checked in [`crate::config`].
 
+mod file;
 pub mod group;
 pub mod usage;
 pub mod value;
 
 use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder, error::ErrorKind};
 use log::LevelFilter;
 
 pub use self::group::{
@@ -96,12 +97,15 @@ Examples:
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Every flag is an environment variable too: WSTAP_ and its name in capitals, dashes as
-underscores; lists are separated by commas. A flag overrides its variable.
+underscores; lists are separated by commas. And it is a key of the file that --config names, under
+its long name: TOML, lists as such or separated by commas. A flag overrides its variable, and that
+the file.
 
 Examples:
   wstap run
   wstap run --listen 0.0.0.0:9466 -i eth0 -i 'veth*' --connection-series 0
   WSTAP_PORT=80,8000-8999 WSTAP_PATH_LABEL=none wstap run
+  wstap run --config /etc/wstap.toml
 
 SIZE is in bytes, or with K, M or G (powers of 1024). DURATION is a number with ms, s, m or h,
 or several such: 1m30s.")]
@@ -140,6 +144,16 @@ pub struct RunArgs {
     /// Names of pods.
     #[command(flatten)]
     pub kubernetes: KubernetesArgs,
+    /// TOML file with values for flags that are neither given nor set as variables; its keys are their
+    /// long names
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "WSTAP_CONFIG",
+        value_hint = clap::ValueHint::FilePath,
+        help_heading = None::<&str>
+    )]
+    pub config: Option<PathBuf>,
     /// Say more on standard error: debug, then trace
     #[arg(
         short,
@@ -241,6 +255,9 @@ pub struct ReadArgs {
 /// Flags of `wstap check`.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
+    /// The file that `wstap run --config` would be given
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
     /// text for eyes, json for programs: one object a line, with requirement, state, found and
     /// remedy
     #[arg(
@@ -318,11 +335,12 @@ pub fn command() -> clap::Command {
 }
 
 impl Cli {
-    /// Parses `args`, the program's name first. A variable that is empty is as good as none.
+    /// Parses `args`, the program's name first, and the file that they name. A variable that is empty is as
+    /// good as none.
     ///
     /// # Errors
     ///
-    /// Wrong usage; `--help` and `--version` too, which are for standard output.
+    /// Wrong usage, a file that cannot be read or is wrong; `--help` and `--version` too, which are for standard output.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = command().mut_subcommand("run", |run| {
             run.mut_args(|arg| {
@@ -334,7 +352,21 @@ impl Cli {
                 }
             })
         });
-        let mut matches = command.try_get_matches_from_mut(args)?;
+        let args: Vec<_> = args.into_iter().collect();
+        // Parsing settles a definition: what the file says has to be put into one that is not settled.
+        let defined = command.clone();
+        let mut matches = command.try_get_matches_from_mut(&args)?;
+        let file = matches
+            .subcommand_matches("run")
+            .and_then(|run| run.get_one::<PathBuf>(file::FLAG))
+            .cloned();
+        if let Some(file) = file {
+            let run = defined.find_subcommand("run").cloned().unwrap_or_default();
+            let run = file::applied(run, &file)
+                .map_err(|error| command.error(ErrorKind::InvalidValue, error))?;
+            command = defined.mut_subcommand("run", |_| run);
+            matches = command.try_get_matches_from_mut(&args)?;
+        }
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }

@@ -220,8 +220,10 @@ pub struct TraceConfig {
 }
 
 /// What `wstap check` does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct CheckConfig {
+    /// The file that `run` would be given.
+    pub file: Option<PathBuf>,
     /// Text or JSON.
     pub format: Format,
 }
@@ -229,6 +231,7 @@ pub struct CheckConfig {
 impl From<cli::CheckArgs> for CheckConfig {
     fn from(args: cli::CheckArgs) -> Self {
         Self {
+            file: args.config,
             format: args.output,
         }
     }

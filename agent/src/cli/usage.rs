@@ -15,6 +15,24 @@ pub fn line(error: &clap::Error, args: &[OsString]) -> Option<String> {
     {
         return None;
     }
+    let mut line = sentence(error);
+    if let Some(variable) = variable(error, args) {
+        line.push_str(" (from ");
+        line.push_str(&variable);
+        line.push(')');
+    }
+    line.push_str("; see `wstap");
+    let command = args.get(1).and_then(|name| name.to_str());
+    if let Some(command) = command.filter(|name| super::command().find_subcommand(name).is_some()) {
+        line.push(' ');
+        line.push_str(command);
+    }
+    line.push_str(" --help`");
+    Some(line)
+}
+
+/// What is wrong, on one line.
+pub(super) fn sentence(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let mut line = String::new();
     let parts = text
@@ -30,19 +48,7 @@ pub fn line(error: &clap::Error, args: &[OsString]) -> Option<String> {
         line.push_str(if part.starts_with("tip:") { "; " } else { " " });
         line.push_str(part);
     }
-    if let Some(variable) = variable(error, args) {
-        line.push_str(" (from ");
-        line.push_str(&variable);
-        line.push(')');
-    }
-    line.push_str("; see `wstap");
-    let command = args.get(1).and_then(|name| name.to_str());
-    if let Some(command) = command.filter(|name| super::command().find_subcommand(name).is_some()) {
-        line.push(' ');
-        line.push_str(command);
-    }
-    line.push_str(" --help`");
-    Some(line)
+    line
 }
 
 /// The environment variable that a refused value comes from.

@@ -5,7 +5,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -112,7 +112,7 @@ impl Finding {
 ///
 /// Standard output cannot be written to.
 pub fn execute(config: CheckConfig) -> anyhow::Result<ExitCode> {
-    let findings = findings();
+    let findings = findings(config.file);
     let mut out = io::stdout().lock();
     for finding in &findings {
         finding.print(&mut out, config.format)?;
@@ -125,10 +125,11 @@ pub fn execute(config: CheckConfig) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn findings() -> Vec<Finding> {
+/// `file` is the one that `run` would be given.
+fn findings(file: Option<PathBuf>) -> Vec<Finding> {
     let privileges = Privileges::current().unwrap_or_default();
-    let mut findings = vec![built(), kernel(), btf()];
-    let config = run_config();
+    let (configuration, config) = configuration(file);
+    let mut findings = vec![built(), configuration, kernel(), btf()];
     let selection = config.as_ref().map(|config| &config.capture.namespaces);
     let needed = CAPABILITIES.into_iter();
     for capability in needed.chain(selection.map(for_namespaces).unwrap_or_default()) {
@@ -147,7 +148,7 @@ fn findings() -> Vec<Finding> {
     });
     findings.push(memlock(&privileges));
     if usable.is_ok() {
-        let (program, compiled) = load(config);
+        let (program, compiled) = load(config.as_ref());
         findings.extend([ring_buffer(), classifier(), hooks(), program, jit(compiled)]);
     } else {
         let unknown = |what| finding(what, State::Unknown, "bpf() cannot be asked");
@@ -306,31 +307,54 @@ fn has_clsact() -> Option<bool> {
     known.then_some(false)
 }
 
-/// What `run` would do, given its variables in the environment.
-fn run_config() -> Result<RunConfig, String> {
-    let args = ["wstap", "run"].map(OsString::from);
-    match Cli::from_args(args.clone()) {
+/// Whether flags, variables and the file make a configuration, and which. Flags are the defaults, since
+/// those of `run` are not known here.
+fn configuration(file: Option<PathBuf>) -> (Finding, Option<RunConfig>) {
+    const WHAT: &str = "configuration";
+    let mut args = ["wstap", "run"].map(OsString::from).to_vec();
+    if let Some(file) = file {
+        args.extend(["--config".into(), file.into_os_string()]);
+    }
+    let (config, file) = match Cli::from_args(args.clone()) {
         Ok(Cli {
             command: Command::Run(args),
-        }) => RunConfig::try_from(*args).map_err(|error| error.to_string()),
-        Ok(_) => Err("the command line is not the one of `run`".to_owned()),
-        Err(error) => Err(usage::line(&error, &args).unwrap_or_default()),
+        }) => {
+            let file = args.config.clone();
+            let config = RunConfig::try_from(*args).map_err(|error| error.to_string());
+            (config, file)
+        }
+        Ok(_) => (Err("the command line is not the one of `run`".into()), None),
+        Err(error) => (Err(usage::line(&error, &args).unwrap_or_default()), None),
+    };
+    match config {
+        Ok(config) => {
+            let found = match file {
+                Some(file) => format!("{} is valid", file.display()),
+                None => "no file; the variables are valid".to_owned(),
+            };
+            (finding(WHAT, State::Yes, found), Some(config))
+        }
+        Err(error) => {
+            let error = format!("`wstap run` would not start: {error}");
+            (finding(WHAT, State::No, error), None)
+        }
     }
 }
 
-/// Does it, short of attaching. And whether the program is compiled, where it has loaded.
-fn load(config: Result<RunConfig, String>) -> (Finding, Option<bool>) {
+/// Does what `run` would do short of attaching. And whether the program is compiled, where it has
+/// loaded.
+fn load(config: Option<&RunConfig>) -> (Finding, Option<bool>) {
     const WHAT: &str = "program";
-    match config.map(|config| trial(&config.capture)) {
-        Ok(Ok(compiled)) => {
+    let Some(config) = config else {
+        let found = "there is no configuration to load it with";
+        return (finding(WHAT, State::Unknown, found), None);
+    };
+    match trial(&config.capture) {
+        Ok(compiled) => {
             let found = "loads, and the verifier accepts it";
             (finding(WHAT, State::Yes, found), compiled)
         }
-        Ok(Err(error)) => (Finding::refused(WHAT, &error), None),
-        Err(error) => {
-            let error = format!("`wstap run` would not start: {error}");
-            (Finding::refused(WHAT, &error), None)
-        }
+        Err(error) => (Finding::refused(WHAT, &error), None),
     }
 }
 
@@ -381,9 +405,10 @@ mod tests {
 
     #[test]
     fn every_requirement_has_a_line() {
-        let findings = findings();
+        let findings = findings(None);
         for what in [
             "build",
+            "configuration",
             "kernel",
             "BTF",
             "JIT",

@@ -8,7 +8,7 @@
 use std::{
     io,
     os::unix::net::UnixStream,
-    panic,
+    panic, process,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -151,8 +151,8 @@ impl<S> Session<S> {
     /// Takes what is in the ring buffer, ends the observation, detaches; the sink, and the last
     /// status. Everything is detached even if it fails.
     ///
-    /// In this order, because detaching may take seconds: TCX has the kernel wait some 20 ms for
-    /// each interface, one after the other, and no less where it is left to the process's end.
+    /// In this order, because detaching may take seconds: TCX has the kernel wait 10 to 30 ms for
+    /// each interface, one after the other.
     ///
     /// # Errors
     ///
@@ -166,6 +166,32 @@ impl<S> Session<S> {
         read?;
         links?;
         Ok((sink, status))
+    }
+}
+
+/// Stops the session without holding up the runtime. A further interrupt ends the process at once, in
+/// case something hangs: what is attached with TCX goes with it, a clsact filter goes inert.
+///
+/// # Errors
+///
+/// Those of [`Session::stop`].
+pub async fn stop<S: Send + 'static>(
+    session: Session<S>,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<(S, AgentStatus)> {
+    let stopped = tokio::task::spawn_blocking(move || session.stop());
+    tokio::select! {
+        stopped = stopped => match stopped {
+            Ok(stopped) => stopped,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => panic::resume_unwind(panic),
+                Err(error) => Err(error).context("stopping"),
+            },
+        },
+        () = interrupts.next() => {
+            log::warn!("interrupted again: exiting at once");
+            process::exit(1);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::{net::TcpListener, sync::oneshot};
 
 use super::{
-    live::{Interrupts, Source, sampled},
+    live::{self, Interrupts, Source, sampled},
     metrics_config,
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         metrics::{AgentStatus, Metrics, Totals},
         unit::{Bytes, Counted},
     },
-    source::kernel::{KernelError, Wake, privileges, requirements},
+    source::kernel::{AttachStatus, KernelError, Wake, privileges, requirements},
 };
 
 /// Threads of the HTTP server. Scrapes are few.
@@ -101,8 +101,9 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         source.attacher().method().as_str(),
         source.attacher().describe()
     );
-    readiness.programs_attached();
-    let addresses = source.attacher().status().addresses;
+    let attach = source.attacher().status();
+    ready(&readiness, &attach);
+    let addresses = attach.addresses.clone();
     metrics.set_local(move |address| {
         // A pod's address is in the pod's own network namespace.
         addresses.contains(address) || pods.as_ref().is_some_and(|pods| pods.is_here(address))
@@ -112,17 +113,16 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
     let mut session = source.start(&config.observer, metrics, move |now| {
         status.update_agent(now);
         alive.reader_alive();
+        ready(&alive, &attach);
     })?;
     let served = tokio::select! {
         () = interrupts.next() => Ok(()),
         () = session.ended() => Ok(()),
         served = &mut server => flatten(served),
     };
-    readiness.programs_failed("the agent is stopping");
-    // Detaching takes the kernel some milliseconds an interface.
-    let stopped = tokio::task::spawn_blocking(move || session.stop())
-        .await
-        .context("stopping")?;
+    readiness.stopping();
+    // What was counted last is served while the kernel detaches.
+    let stopped = live::stop(session, &mut interrupts).await;
     drop(stop_server);
     if served.is_ok() {
         flatten(server.await)?;
@@ -134,6 +134,18 @@ async fn run(config: RunConfig) -> anyhow::Result<ExitCode> {
         totals(&metrics.totals(), &status)
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ready once every interface that was there at the start has been attached, or found not to be wanted. With
+/// TCX each takes some 20 ms, and those that are attached are read meanwhile.
+fn ready(readiness: &Readiness, attach: &AttachStatus) {
+    match attach.starting() {
+        0 => readiness.programs_attached(),
+        left => {
+            let (attached, left) = (attach.attached(), Counted(left, "interface"));
+            readiness.programs_failed(format!("attached to {attached}, {left} to go"));
+        }
+    }
 }
 
 /// What the agent has seen, and what it has not.

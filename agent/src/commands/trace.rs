@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     PRINTING,
-    live::{Interrupts, Source, sampled},
+    live::{self, Interrupts, Source, sampled},
 };
 use crate::{
     config::TraceConfig,
@@ -64,7 +64,7 @@ async fn trace(config: TraceConfig) -> anyhow::Result<ExitCode> {
         () = session.ended() => {}
         () = sleep(duration) => {}
     }
-    let (printer, status) = session.stop()?;
+    let (printer, status) = live::stop(session, &mut interrupts).await?;
     eprintln!("{}", summary(printer.shown(), &status));
     Ok(ExitCode::SUCCESS)
 }

@@ -15,6 +15,7 @@ pub struct Readiness(Arc<Mutex<Parts>>);
 
 struct Parts {
     programs: Result<(), String>,
+    stopping: bool,
     reader: Result<Instant, String>,
     detail: Option<Detail>,
 }
@@ -35,6 +36,7 @@ impl Default for Readiness {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Parts {
             programs: Err("the programs are not attached yet".into()),
+            stopping: false,
             reader: Err("the reader has not started yet".into()),
             detail: None,
         })))
@@ -50,6 +52,11 @@ impl Readiness {
     /// The programs are not attached, or no longer, and why.
     pub fn programs_failed(&self, reason: impl Into<String>) {
         self.parts().programs = Err(reason.into());
+    }
+
+    /// The agent is to end: not ready any more, whatever else is said.
+    pub fn stopping(&self) {
+        self.parts().stopping = true;
     }
 
     /// The reader's sign of life: at least every [`READER_PATIENCE`].
@@ -85,6 +92,9 @@ impl Readiness {
 
     fn check_at(&self, now: Instant) -> Result<(), String> {
         let parts = self.parts();
+        if parts.stopping {
+            return Err("the agent is stopping".to_owned());
+        }
         parts.programs.clone()?;
         let silence = now.saturating_duration_since(parts.reader.clone()?);
         if silence > READER_PATIENCE {
@@ -123,6 +133,9 @@ mod tests {
         readiness.reader_alive();
         readiness.programs_failed("detached from every interface");
         assert_eq!(reason(&readiness), "detached from every interface");
+        readiness.stopping();
+        readiness.programs_attached();
+        assert_eq!(reason(&readiness), "the agent is stopping");
     }
 
     #[test]

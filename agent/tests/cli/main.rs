@@ -9,6 +9,7 @@ mod conversation;
 #[path = "../support/pcap.rs"]
 mod pcap;
 
+mod config;
 mod live;
 mod read;
 mod usage;

@@ -32,6 +32,7 @@ mod peers;
 mod privileges;
 mod prometheus;
 mod proxies;
+mod restarts;
 mod scale;
 mod tcp;
 mod topology;

@@ -11,7 +11,7 @@
 //! filters were found in it and say so.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     mem,
     os::{
         fd::{AsFd as _, BorrowedFd},
@@ -45,7 +45,7 @@ use super::{
     namespaces::Namespaces,
     netlink::{Change, Connection, Link, Monitor, Side},
     one_line,
-    program::in_map,
+    program::{self, in_map},
     requirements,
     status::{AttachStatus, update},
 };
@@ -137,6 +137,8 @@ pub struct Attacher {
     log: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Interfaces that are yet to be looked at, by index.
     pending: BTreeMap<u32, Link>,
+    /// Those of them, by index, that were there at the start.
+    starting: BTreeSet<u32>,
     /// Why an interface is not attached, by index: said once.
     refused: BTreeMap<u32, String>,
     status: AttachStatus,
@@ -177,6 +179,8 @@ impl Attacher {
         attacher.log = log;
         attacher.beat()?;
         attacher.list()?;
+        attacher.starting = attacher.pending.keys().copied().collect();
+        attacher.publish();
         if method == Method::Tcx {
             attacher.remove_stale();
         }
@@ -282,6 +286,7 @@ impl Attacher {
             },
             log: None,
             pending: BTreeMap::new(),
+            starting: BTreeSet::new(),
             refused: BTreeMap::new(),
             status,
             counted: (0, 0),
@@ -533,12 +538,14 @@ impl Attacher {
         } else {
             self.refused.remove(&link.index);
         }
+        self.starting.remove(&link.index);
         self.publish();
         true
     }
 
     fn gone(&mut self, index: u32) {
         self.pending.remove(&index);
+        self.starting.remove(&index);
         self.refused.remove(&index);
         let number = self.number(index);
         self.status.names.retire(number);
@@ -557,6 +564,9 @@ impl Attacher {
         let (attached, failed) = &mut self.counted;
         update(&self.status.attached, attached, self.interfaces.len());
         update(&self.status.failed, failed, self.refused.len());
+        if self.place.is_none() {
+            self.status.set_starting(self.starting.len());
+        }
     }
 
     fn attach(&mut self, link: &Link) {
@@ -726,6 +736,14 @@ impl Attacher {
 
 impl Drop for Attacher {
     fn drop(&mut self) {
+        // To detach with TCX takes the kernel two grace periods of RCU an interface, with its lock on all
+        // interfaces held: threads, or leaving it to the end of the process, make it no shorter. So
+        // the programs do nothing from here on, on all interfaces at once.
+        if let Programs::Own(ebpf) = &mut self.programs
+            && let Err(error) = program::disarm(ebpf)
+        {
+            log::debug!("{error}");
+        }
         self.leave();
     }
 }

@@ -243,6 +243,14 @@ fn install_body(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     bodies.set(0, &body, 0).map_err(in_map(name))
 }
 
+/// Takes the program out of its place: those that would go on with it let every packet pass.
+pub(super) fn disarm(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let name = globals::BODY_MAP;
+    let map = ebpf.map_mut(name).ok_or(KernelError::Mismatch(name))?;
+    let mut bodies = ProgramArray::try_from(map).map_err(in_map(name))?;
+    bodies.clear_index(&0).map_err(in_map(name))
+}
+
 /// Whether the kernel runs the programs compiled; `None` where it does not say.
 pub(super) fn is_compiled(ebpf: &Ebpf) -> Option<bool> {
     let [name, ..] = globals::PROGRAMS[Framing::Ethernet as usize];

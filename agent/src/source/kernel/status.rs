@@ -16,6 +16,7 @@ pub struct AttachStatus {
     pub addresses: LocalAddresses,
     pub(super) attached: Arc<AtomicU64>,
     pub(super) failed: Arc<AtomicU64>,
+    starting: Arc<AtomicU64>,
     namespaces: Arc<AtomicU64>,
     namespaces_failed: Arc<AtomicU64>,
     namespaces_turned_away: Arc<AtomicU64>,
@@ -34,6 +35,12 @@ impl AttachStatus {
         self.failed.load(Ordering::Relaxed)
     }
 
+    /// Interfaces that were there at the start and have not been looked at yet. Once it is 0 it stays so.
+    #[must_use]
+    pub fn starting(&self) -> u64 {
+        self.starting.load(Ordering::Relaxed)
+    }
+
     /// Network namespaces that are followed now, besides the agent's own.
     #[must_use]
     pub fn namespaces(&self) -> u64 {
@@ -50,6 +57,10 @@ impl AttachStatus {
     #[must_use]
     pub fn namespaces_turned_away(&self) -> u64 {
         self.namespaces_turned_away.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_starting(&self, n: usize) {
+        self.starting.store(count(n), Ordering::Relaxed);
     }
 
     pub(super) fn set_namespaces(&self, n: usize) {
