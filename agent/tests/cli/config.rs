@@ -96,7 +96,7 @@ fn example() -> String {
 
 fn config(args: &[&str]) -> RunConfig {
     let args = ["wstap", "run"].iter().chain(args);
-    let cli = Cli::from_args(args.map(|arg| arg.into())).expect("right usage");
+    let cli = Cli::from_args(args.map(Into::into)).expect("right usage");
     match cli.command {
         cli::Command::Run(args) => (*args).try_into().expect("they go together"),
         other => panic!("{other:?}"),
