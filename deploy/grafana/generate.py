@@ -724,6 +724,29 @@ def agents():
             unit="s",
             width=8,
         ),
+        lines(
+            "Errors at the API server",
+            "Times that listing or watching failed; after each the agent waits longer, up to half a minute.",
+            query(
+                f"sum by (instance, resource) ({count('wstap_kubernetes_watch_errors_total')})",
+                "{{instance}} {{resource}}",
+            ),
+            unit="ops",
+            width=8,
+        ),
+        lines(
+            "Pods known by name",
+            "Of the agent's node.",
+            query(f"wstap_kubernetes_pods{{{AGENT}}}", "{{instance}}"),
+            width=8,
+        ),
+        lines(
+            "Network namespaces",
+            "That are followed besides the agent's own, and that could not be.",
+            query(f"wstap_network_namespaces{{{AGENT}}}", "{{instance}}"),
+            query(f"wstap_network_namespaces_failed_total{{{AGENT}}}", "{{instance}} failed"),
+            width=8,
+        ),
         table(
             "Builds",
             "Agents by version.",

@@ -323,8 +323,22 @@ def check_flags(wstap):
     known = set(schema["properties"]["config"]["properties"])
     text = subprocess.run([wstap, "run", "--help"], check=True, capture_output=True, text=True).stdout
     flags = set(re.findall(r"^ +(?:-\w, )?--([a-z-]+)", text, flags=re.MULTILINE)) - ELSEWHERE
+    expect(known - flags == set(), f"the schema's config has only flags of `wstap run`: {sorted(known - flags)}")
     expect(flags - known == set(), f"the schema's config has every flag of `wstap run`: {sorted(flags - known)}")
     print(f"{len(known)} flags of the agent may be set by values")
+    for path in [None, *sorted((HERE / "values").glob("*.yaml"))]:
+        values = yaml.safe_load(path.read_text()) if path else {}
+        maps = [doc for doc in documents(render(values)).values() if "wstap.toml" in doc.get("data", {})]
+        with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+            file.write(maps[0]["data"]["wstap.toml"])
+            file.flush()
+            # Its exit status is about the machine, too.
+            command = [wstap, "check", "-o", "json", "--config", file.name]
+            said = subprocess.run(command, capture_output=True, text=True)
+        findings = [json.loads(line) for line in said.stdout.splitlines()]
+        states = [finding["state"] for finding in findings if finding["requirement"] == "configuration"]
+        name = path.name if path else DEFAULTS
+        expect(states == ["yes"], f"{name}: the agent takes its configuration: {findings} {said.stderr}")
 
 
 def check_rules():
