@@ -58,6 +58,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the start waits for interfaces to be attached, once one is. TCX waits in the kernel for
 /// a grace period on each, some 30 ms; the first ones can be read meanwhile.
 const START: Duration = Duration::from_millis(100);
+/// How long the programs do nothing at the start, if there are so many interfaces. A connection that passes several
+/// of them, and is known by its frames alone, is told to be one only where all of them have seen it begin to be
+/// looked at.
+const ARMING: Duration = Duration::from_secs(5);
 /// Interfaces that [`Attacher::describe`] names.
 const NAMED: usize = 8;
 
@@ -139,6 +143,9 @@ pub struct Attacher {
     pending: BTreeMap<u32, Link>,
     /// Those of them, by index, that were there at the start.
     starting: BTreeSet<u32>,
+    /// Whether the programs are at work, which they are for all namespaces at once.
+    is_armed: bool,
+    arm_by: Instant,
     /// Why an interface is not attached, by index: said once.
     refused: BTreeMap<u32, String>,
     status: AttachStatus,
@@ -232,6 +239,21 @@ impl Attacher {
             }
             log::warn!("no interface that is up matches --interface; waiting for one");
         }
+        self.arm()
+    }
+
+    /// Has the programs work, once all interfaces that were there at the start have been looked at.
+    fn arm(&mut self) -> Result<(), KernelError> {
+        let others = self.others.as_ref();
+        let waits = !self.starting.is_empty() || others.is_some_and(Namespaces::has_pending);
+        if self.is_armed || (waits && Instant::now() < self.arm_by) {
+            return Ok(());
+        }
+        if let Programs::Own(ebpf) = &mut self.programs {
+            program::arm(ebpf)?;
+        }
+        self.is_armed = true;
+        self.publish();
         Ok(())
     }
 
@@ -287,6 +309,8 @@ impl Attacher {
             log: None,
             pending: BTreeMap::new(),
             starting: BTreeSet::new(),
+            is_armed: false,
+            arm_by: Instant::now() + ARMING,
             refused: BTreeMap::new(),
             status,
             counted: (0, 0),
@@ -420,6 +444,7 @@ impl Attacher {
                 others.changes(|i| elsewhere.get(i) == Some(&true));
             }
             self.advance();
+            self.arm()?;
         }
     }
 
@@ -565,7 +590,8 @@ impl Attacher {
         update(&self.status.attached, attached, self.interfaces.len());
         update(&self.status.failed, failed, self.refused.len());
         if self.place.is_none() {
-            self.status.set_starting(self.starting.len());
+            let at_least = usize::from(!self.is_armed);
+            self.status.set_starting(self.starting.len().max(at_least));
         }
     }
 

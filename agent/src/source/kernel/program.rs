@@ -84,7 +84,7 @@ pub(super) fn load(
     let mut ebpf = prepare(config, wake, method, VerifierLogLevel::default())?;
 
     verify_at_once(&mut ebpf)?;
-    install_body(&mut ebpf)?;
+    verified(&mut ebpf, globals::BODY)?;
     verify(&mut ebpf)?;
     let log = if config.kernel_log != LevelFilter::Off {
         EbpfLogger::init(&mut ebpf)
@@ -185,7 +185,7 @@ fn verify(ebpf: &mut Ebpf) -> Result<(), KernelError> {
 }
 
 /// Has the verifier look at all programs, each in a thread, since that is most of what starting takes. One that
-/// has got no thread is left to [`verify`] and [`install_body`].
+/// has got no thread is left to [`verify`] and [`load`].
 ///
 /// Those for a framing that no interface has are among them: once there is one, it is too late, for what
 /// loading takes has been given up.
@@ -231,9 +231,9 @@ pub(super) fn load_program<'a>(
     }
 }
 
-/// Puts the program in its place that all others go on with. It stays there as long as the map is
-/// open, which the object holds.
-fn install_body(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+/// Puts the program in its place that all others go on with: from now on they work. It stays there as long as the
+/// map is open, which the object holds.
+pub(super) fn arm(ebpf: &mut Ebpf) -> Result<(), KernelError> {
     let program = verified(ebpf, globals::BODY)?;
     let body = program.fd().and_then(|fd| Ok(fd.try_clone()?));
     let body = body.map_err(|error| program_error(globals::BODY, error))?;
