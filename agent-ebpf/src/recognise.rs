@@ -104,7 +104,10 @@ const PROXY_V2: (u32, u32, u32) = (0x0d0a_0d0a, 0x000d_0a51, u32::from_be_bytes(
 #[inline(always)]
 fn status(bytes: &[u8; PEEK], len: u32) -> Beginning {
     let digits = u32::from_be_bytes([0, bytes[9], bytes[10], bytes[11]]);
-    if len < 12 {
+    if len > 8 && bytes[8] != b' ' {
+        // The end of a request line that was cut before its version.
+        Beginning::Other
+    } else if len < 12 {
         Beginning::Response
     } else if digits == u32::from_be_bytes(*b"\x00101") {
         Beginning::SwitchingProtocols
@@ -247,6 +250,7 @@ mod tests {
         assert_eq!(of(b"HTTP/1.1 100 Continue"), Beginning::Response);
         assert_eq!(of(b"HTTP/1.1 1"), Beginning::Response);
         assert_eq!(of(b"HTTP/1.1 403 Forbidden"), Beginning::FinalResponse);
+        assert_eq!(of(b"HTTP/1.1\r\nHost: example.com"), Beginning::Other);
         assert_eq!(of(b"HTTP/2.0 101 x"), Beginning::Other);
     }
 

@@ -7,10 +7,10 @@
 //! it is sent alone, `WSTAP_WALK_CAPTURES` a folder of captures to be sent besides.
 
 mod compare;
-mod conversation;
-mod disorder;
-mod inject;
-mod random;
+pub mod conversation;
+pub mod disorder;
+pub mod inject;
+pub mod random;
 
 use std::{
     collections::BTreeMap,

@@ -109,6 +109,18 @@ impl Conversation {
         this
     }
 
+    /// A handshake and a text each way, and nothing more. The ends are these.
+    pub fn between(n: u16, ends: [SocketAddr; 2]) -> Self {
+        let mut this = Self::opened(n);
+        this.ends = ends;
+        this.each_says(&[
+            (CLIENT, 0x81, b"Hello", None),
+            (SERVER, 0x81, b"World", None),
+        ]);
+        this.end = End::Open;
+        this
+    }
+
     /// A handshake, and each ends within the payload of a frame with this first byte.
     pub fn cut_off(n: u16, first: u8) -> Self {
         let mut this = Self::opened(n);
