@@ -14,7 +14,7 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage,
 use super::{
     Pair, at,
     endings::{ACCEPTED, REQUEST, answered, must_be_closed, must_read, reset},
-    support::{agent::Agent, eventually, machine::turn},
+    support::{agent::Agent, eventually, exposition::Exposition, machine::turn},
 };
 
 const PLAIN: &[u8] = b"\x81\x05hello";
@@ -181,15 +181,7 @@ fn the_same_addresses_again_at_once_are_another_connection() {
     });
     client.join().expect("the client");
     server.join().expect("the server");
-    eventually("every connection has ended", LIMIT, || {
-        let n = agent
-            .metrics()
-            .sum("websocket_connections_closed_total", &[("kind", "rst")]);
-        (n == TIMES).then_some(()).ok_or_else(|| format!("{n}"))
-    });
-    let metrics = agent.metrics();
-    let accepted = metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]);
-    assert_eq!(accepted, TIMES);
+    let metrics = must_have_been_reset(&agent, TIMES, LIMIT);
     assert_eq!(metrics.sum("websocket_handshakes_total", &[]), TIMES);
     assert_eq!(metrics.sum("websocket_frames_total", &[]), TIMES);
     assert_eq!(
@@ -197,6 +189,21 @@ fn the_same_addresses_again_at_once_are_another_connection() {
         TIMES
     );
     agent.must_have_active(0);
+}
+
+/// Waits until so many WebSockets have ended by a reset, and they are those that were accepted; the metrics then.
+#[track_caller]
+fn must_have_been_reset(agent: &Agent<'_>, times: u64, limit: Duration) -> Exposition {
+    eventually("every WebSocket has ended", limit, || {
+        let n = agent
+            .metrics()
+            .sum("websocket_connections_closed_total", &[("kind", "rst")]);
+        (n == times).then_some(()).ok_or_else(|| format!("{n}"))
+    });
+    let metrics = agent.metrics();
+    let accepted = metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]);
+    assert_eq!(accepted, times);
+    metrics
 }
 
 #[test]
@@ -245,14 +252,6 @@ fn the_same_addresses_after_something_else_are_another_connection() {
     });
     client.join().expect("the client");
     server.join().expect("the server");
-    eventually("every WebSocket has ended", LIMIT, || {
-        let n = agent
-            .metrics()
-            .sum("websocket_connections_closed_total", &[("kind", "rst")]);
-        (n == TIMES).then_some(()).ok_or_else(|| format!("{n}"))
-    });
-    let metrics = agent.metrics();
-    let accepted = metrics.sum("websocket_handshakes_total", &[("outcome", "accepted")]);
-    assert_eq!(accepted, TIMES);
+    let metrics = must_have_been_reset(&agent, TIMES, LIMIT);
     assert_eq!(metrics.sum("websocket_frames_total", &[]), TIMES);
 }

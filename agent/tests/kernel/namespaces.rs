@@ -21,6 +21,7 @@ use super::{
         load::{Load, Script},
         machine::turn,
         netns::{Netns, run},
+        row::Row,
         tally::Tally,
     },
 };
@@ -223,41 +224,20 @@ fn inside_and_outside_are_one_connection() {
 #[test]
 fn a_service_is_one_connection_inside_and_outside() {
     let Some(_turn) = turn() else { return };
-    let (client, host, server) = (
-        Netns::new("client"),
-        Netns::new("host"),
-        Netns::new("server"),
-    );
-    Netns::veth(
-        (&client, "eth0", &["10.77.1.2/24"]),
-        (&host, "hc", &["10.77.1.1/24"]),
-    );
-    Netns::veth(
-        (&server, "eth0", &["10.77.2.2/24"]),
-        (&host, "hs", &["10.77.2.1/24"]),
-    );
-    // The server has no way back but to the host's own address.
-    client.ip("route add default via 10.77.1.1");
-    for rule in [
-        "add table ip nat",
-        "add chain ip nat prerouting { type nat hook prerouting priority -100; }",
-        "add chain ip nat postrouting { type nat hook postrouting priority 100; }",
-        "add rule ip nat prerouting ip daddr 10.96.0.10 tcp dport 80 dnat to 10.77.2.2:8080",
-        "add rule ip nat postrouting oifname \"hs\" masquerade",
-    ] {
-        host.run("nft", &[rule]);
-    }
+    let row = Row::new();
+    let (client, host, server) = (&row.client, &row.middle, &row.server);
+    row.translate();
     for attach in ATTACH {
         let flags = format!(
             "--attach {attach} --netns {},{}",
             client.name(),
             server.name()
         );
-        let agent = Agent::run(&host, &flags);
+        let agent = Agent::run(host, &flags);
         must_follow(&agent, 2);
         agent.must_be_attached(7);
-        let (to, on) = (at("10.96.0.10:80"), at("10.77.2.2:8080"));
-        let tally = Load::whole(&client, &server, to, on, Script::default(), 60);
+        let (to, on) = (Row::service(), Row::translated());
+        let tally = Load::whole(client, server, to, on, Script::default(), 60);
         agent.must_count(&tally);
         agent.must_have_active(0);
     }
@@ -313,33 +293,21 @@ fn behind_sidecars_with_tls_between_them() {
     let key = fs::read_to_string(pem).expect("a key");
     fs::write(pem, certificate + &key).expect("a file");
 
-    let (client, host, server) = (
-        Netns::new("client"),
-        Netns::new("host"),
-        Netns::new("server"),
-    );
-    Netns::veth(
-        (&client, "eth0", &["10.77.1.2/24"]),
-        (&host, "hc", &["10.77.1.1/24"]),
-    );
-    Netns::veth(
-        (&server, "eth0", &["10.77.2.2/24"]),
-        (&host, "hs", &["10.77.2.1/24"]),
-    );
-    client.ip("route add default via 10.77.1.1");
-    server.ip("route add default via 10.77.2.1");
+    let row = Row::new();
+    let (client, host, server) = (&row.client, &row.middle, &row.server);
+    row.route();
     let to = "127.0.0.1:8080";
     let secured = "10.77.2.2:15006";
     // Both hops over a loopback have the same address and port.
-    let _outbound = sidecar(&client, folder, to, &format!("{secured} ssl verify none"));
-    let _inbound = sidecar(&server, folder, &format!("{secured} ssl crt {pem}"), to);
+    let _outbound = sidecar(client, folder, to, &format!("{secured} ssl verify none"));
+    let _inbound = sidecar(server, folder, &format!("{secured} ssl crt {pem}"), to);
 
-    let outside = Agent::run(&host, "");
+    let outside = Agent::run(host, "");
     let flags = format!("--netns {},{}", client.name(), server.name());
-    let inside = Agent::run(&host, &flags);
+    let inside = Agent::run(host, &flags);
     must_follow(&inside, 2);
     inside.must_be_attached(7);
-    let hop = Load::whole(&client, &server, at(to), at(to), Script::default(), 40);
+    let hop = Load::whole(client, server, at(to), at(to), Script::default(), 40);
     // Two hops, each read where it is plain.
     let both = hop.clone() + &hop;
     inside.must_count(&both);

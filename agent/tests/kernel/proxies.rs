@@ -15,7 +15,8 @@ use super::{
         eventually,
         machine::turn,
         peers::{self, Job, Part, Role, script},
-        proxy::{Proxy, Row},
+        proxy::Proxy,
+        row::Row,
         tally::Tally,
         trace::{Connection, Trace},
     },
@@ -104,8 +105,8 @@ fn converse(row: &Row, kind: usize) -> Tally {
 fn counts_are_right_on_both_hops(proxy: impl Fn(&Row) -> Proxy, kind: usize) {
     let row = Row::new();
     let _proxy = proxy(&row);
-    let agent = Agent::run(&row.proxy, "");
-    let trace = Trace::start(&row.proxy, 2, "");
+    let agent = Agent::run(&row.middle, "");
+    let trace = Trace::start(&row.middle, 2, "");
     let sent = converse(&row, kind);
     // Twice on the wire.
     agent.must_count(&(sent.clone() + &sent));
@@ -223,11 +224,11 @@ fn nginx_gives_up_a_silent_connection() {
     let Some(_turn) = turn() else { return };
     let row = Row::new();
     let _proxy = Proxy::nginx(&row, PATIENCE);
-    let agent = Agent::run(&row.proxy, "");
-    let trace = Trace::start(&row.proxy, 2, "");
+    let agent = Agent::run(&row.middle, "");
+    let trace = Trace::start(&row.middle, 2, "");
     let (client, server, _) = silent(&row);
     eventually("live connections name the next hop", PATIENCE, || {
-        let answer = row.proxy.http_get(agent.listen, "/connections");
+        let answer = row.middle.http_get(agent.listen, "/connections");
         let (_, json) = answer.map_err(|error| error.to_string())?;
         let list: Vec<serde_json::Value> = serde_json::from_str(&json).expect("JSON");
         let to = |server: std::net::SocketAddr| {
@@ -262,7 +263,7 @@ fn haproxy_gives_up_a_silent_connection() {
     ];
     let Some(_turn) = turn() else { return };
     let row = Row::new();
-    let trace = Trace::start(&row.proxy, 2, "");
+    let trace = Trace::start(&row.middle, 2, "");
     let kinds = MODES.map(|(mode, server, begins)| {
         let _proxy = Proxy::haproxy(&row, mode, server, PATIENCE);
         let (client, server, before) = silent(&row);
@@ -282,7 +283,7 @@ fn a_refusal_is_the_servers_where_there_is_a_next_hop() {
     let Some(_turn) = turn() else { return };
     let row = Row::new();
     let _proxy = Proxy::nginx(&row, PATIENT);
-    let trace = Trace::start(&row.proxy, 2, "");
+    let trace = Trace::start(&row.middle, 2, "");
     let ask = || {
         let mut client = row.client.connect(Row::front()).expect("a proxy");
         client

@@ -14,7 +14,7 @@ use super::{
     support::{
         machine::turn,
         netns::Netns,
-        proxy::Row,
+        row::Row,
         trace::{Connection, Trace},
     },
 };
@@ -157,7 +157,7 @@ fn what_the_network_loses_is_sent_again() {
         "add chain ip lossy forward { type filter hook forward priority 0; }",
         "add rule ip lossy forward iifname \"pc\" numgen inc mod 15 14 drop",
     ] {
-        row.proxy.run("nft", &[rule]);
+        row.middle.run("nft", &[rule]);
     }
     let reader = thread::spawn(move || {
         server
@@ -169,7 +169,7 @@ fn what_the_network_loses_is_sent_again() {
         // Segments of their own.
         thread::sleep(Duration::from_micros(200));
     }
-    row.proxy.run("nft", &["delete chain ip lossy forward"]);
+    row.middle.run("nft", &["delete chain ip lossy forward"]);
     drop(client);
     assert_eq!(reader.join().expect("a reader"), FRAMES * frame().len());
     let sent_again = kernels(&row.client, "TcpRetransSegs");

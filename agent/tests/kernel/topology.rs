@@ -7,6 +7,7 @@ use super::{
         load::{Closer, Load, Script},
         machine::turn,
         netns::Netns,
+        row::Row,
     },
 };
 
@@ -93,25 +94,13 @@ fn loopback_passes_both_hooks_and_counts_once() {
 fn both_ends_of_a_pair_in_one_namespace() {
     let Some(_turn) = turn() else { return };
     // Container and host of one machine, seen by one agent: the middle joins two pairs.
-    let (client, host, server) = (
-        Netns::new("client"),
-        Netns::new("host"),
-        Netns::new("server"),
-    );
-    Netns::veth(
-        (&client, "c0", &["10.77.1.2/24"]),
-        (&host, "hc", &["10.77.1.1/24"]),
-    );
-    Netns::veth(
-        (&server, "s0", &["10.77.2.2/24"]),
-        (&host, "hs", &["10.77.2.1/24"]),
-    );
-    client.ip("route add default via 10.77.1.1");
-    server.ip("route add default via 10.77.2.1");
+    let row = Row::new();
+    let (client, host, server) = (&row.client, &row.middle, &row.server);
+    row.route();
     for attach in ATTACH {
-        let agent = Agent::run(&host, &format!("--attach {attach}"));
+        let agent = Agent::run(host, &format!("--attach {attach}"));
         let to = at("10.77.2.2:8080");
-        let tally = Load::whole(&client, &server, to, to, Script::default(), 60);
+        let tally = Load::whole(client, server, to, to, Script::default(), 60);
         agent.must_count(&tally);
     }
 }
@@ -171,34 +160,13 @@ fn bridge(client: &Netns, host: &Netns, server: &Netns) {
 #[test]
 fn nat_changes_addresses_not_counts() {
     let Some(_turn) = turn() else { return };
-    let (client, router, server) = (
-        Netns::new("client"),
-        Netns::new("router"),
-        Netns::new("server"),
-    );
-    Netns::veth(
-        (&client, "c0", &["10.77.1.2/24"]),
-        (&router, "rc", &["10.77.1.1/24"]),
-    );
-    Netns::veth(
-        (&server, "s0", &["10.77.2.2/24"]),
-        (&router, "rs", &["10.77.2.1/24"]),
-    );
-    // The server has no way back but to the router's own address.
-    client.ip("route add default via 10.77.1.1");
-    for rule in [
-        "add table ip nat",
-        "add chain ip nat prerouting { type nat hook prerouting priority -100; }",
-        "add chain ip nat postrouting { type nat hook postrouting priority 100; }",
-        "add rule ip nat prerouting ip daddr 10.96.0.10 tcp dport 80 dnat to 10.77.2.2:8080",
-        "add rule ip nat postrouting oifname \"rs\" masquerade",
-    ] {
-        router.run("nft", &[rule]);
-    }
+    let row = Row::new();
+    let (client, router, server) = (&row.client, &row.middle, &row.server);
+    row.translate();
     for attach in ATTACH {
-        let agent = Agent::run(&router, &format!("--attach {attach}"));
-        let (to, on) = (at("10.96.0.10:80"), at("10.77.2.2:8080"));
-        let tally = Load::whole(&client, &server, to, on, Script::default(), 60);
+        let agent = Agent::run(router, &format!("--attach {attach}"));
+        let (to, on) = (Row::service(), Row::translated());
+        let tally = Load::whole(client, server, to, on, Script::default(), 60);
         agent.must_count(&tally);
         agent.must_have_active(0);
     }

@@ -13,6 +13,7 @@ pub mod node;
 pub mod peers;
 pub mod proxy;
 pub mod random;
+pub mod row;
 pub mod tally;
 pub mod tap;
 pub mod trace;

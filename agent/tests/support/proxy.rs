@@ -4,45 +4,7 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use tempfile::TempDir;
 
-use super::{agent::Process, eventually, netns::Netns};
-
-/// Three namespaces in a row. The proxy's has the devices `pc` towards the client and `ps` towards
-/// the server.
-pub struct Row {
-    pub client: Netns,
-    pub proxy: Netns,
-    pub server: Netns,
-}
-
-impl Row {
-    #[track_caller]
-    pub fn new() -> Self {
-        let row = Self {
-            client: Netns::new("client"),
-            proxy: Netns::new("proxy"),
-            server: Netns::new("server"),
-        };
-        Netns::veth(
-            (&row.client, "c0", &["10.77.1.2/24"]),
-            (&row.proxy, "pc", &["10.77.1.1/24"]),
-        );
-        Netns::veth(
-            (&row.server, "s0", &["10.77.2.2/24"]),
-            (&row.proxy, "ps", &["10.77.2.1/24"]),
-        );
-        row
-    }
-
-    /// Where the proxy listens.
-    pub fn front() -> SocketAddr {
-        SocketAddr::from(([10, 77, 1, 1], 8080))
-    }
-
-    /// Where the server does.
-    pub fn back() -> SocketAddr {
-        SocketAddr::from(([10, 77, 2, 2], 9000))
-    }
-}
+use super::{agent::Process, eventually, netns::Netns, row::Row};
 
 /// A proxy that runs until this is dropped.
 pub struct Proxy {
@@ -54,7 +16,7 @@ impl Proxy {
     /// nginx, which gives up a tunnel whose server is silent for `patience`.
     #[track_caller]
     pub fn nginx(row: &Row, patience: Duration) -> Self {
-        Self::nginx_between(&row.proxy, Row::front(), Row::back(), patience)
+        Self::nginx_between(&row.middle, Row::front(), Row::back(), patience)
     }
 
     /// The same in `ns`, which listens on `front` and passes on to `back`.
@@ -86,7 +48,7 @@ impl Proxy {
     #[track_caller]
     pub fn haproxy(row: &Row, mode: &str, server: &str, patience: Duration) -> Self {
         let (front, back, patience) = (Row::front(), Row::back(), patience.as_millis());
-        Self::start(&row.proxy, front, "haproxy", &["-db", "-f"], |_| {
+        Self::start(&row.middle, front, "haproxy", &["-db", "-f"], |_| {
             format!(
                 "global\nnbthread 1\ndefaults\nmode {mode}\ntimeout connect 5s\n\
                  timeout client 60s\ntimeout server 60s\ntimeout tunnel {patience}ms\n\

@@ -15,6 +15,11 @@ use crate::proto::{
 
 use source::{Source, TALLY};
 
+/// What is said, in words, but for the handshake.
+fn lines_behind_handshake(events: &[Event]) -> Vec<String> {
+    events.iter().filter_map(line).skip(1).collect()
+}
+
 /// What both sides send, each part a segment.
 fn conversation() -> Vec<(Role, Vec<u8>)> {
     use Role::{Client, Server};
@@ -208,7 +213,7 @@ fn a_lost_walk_costs_its_detail_alone() {
     s.server(&plain(0x81, b"four"));
     s.script.observer.handle_tallies(s.script.now);
     let events = s.script.events();
-    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    let lines = lines_behind_handshake(&events);
     assert_eq!(
         lines,
         [
@@ -259,7 +264,7 @@ fn a_place_that_is_lost_and_found() {
     s.send(Role::Server, FIN | ACK, &[]);
     s.send(Role::Client, FIN | ACK, &[]);
     let events = s.script.events();
-    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    let lines = lines_behind_handshake(&events);
     assert_eq!(
         lines[..5],
         [
@@ -516,7 +521,7 @@ fn what_waits_for_missing_bytes_is_read_once_a_trial_is_confirmed() {
     s.server(&plain(0x81, b"last"));
     s.send(Role::Client, RST | ACK, &[]);
     let events = s.script.events();
-    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    let lines = lines_behind_handshake(&events);
     assert_eq!(
         lines[..8],
         [
@@ -581,7 +586,7 @@ fn what_waits_in_the_other_direction_is_read_before_a_reset() {
     s.whole(Role::Client, ACK, &rest);
     s.send(Role::Server, RST | ACK, &[]);
     let events = s.script.events();
-    let lines: Vec<_> = events.iter().filter_map(line).skip(1).collect();
+    let lines = lines_behind_handshake(&events);
     assert_eq!(
         lines[..4],
         [

@@ -147,6 +147,23 @@ fn series_go_after_their_pod_with_a_last_scrape() {
     assert_eq!(value(&metrics.expose(seconds(311)), ACTIVE, &[]), Some(1.0));
 }
 
+/// A connection of the pod at `address` opens at `second`, ends, and then the pod is gone; metrics are asked for
+/// soon after and much later.
+fn come_and_go(
+    known: &Known,
+    metrics: &Metrics,
+    address: &str,
+    conn: &Arc<Connection>,
+    second: u64,
+) {
+    shake(metrics, conn, second);
+    metrics.observe(&at(conn, second + 1, clean_close()));
+    known.take(address);
+    for scrape in [2, 70] {
+        let _ = metrics.expose(seconds(second + scrape));
+    }
+}
+
 #[test]
 fn pods_that_come_and_go_do_not_use_up_the_room() {
     let (known, metrics) = named(5);
@@ -154,12 +171,7 @@ fn pods_that_come_and_go_do_not_use_up_the_room() {
         let (address, second) = (format!("10.0.1.{id}"), 10 + 100 * id);
         known.give(&address, pod(&format!("chat-{id}"), "chat", Timestamp(0)));
         let conn = opened(id, &address, second);
-        shake(&metrics, &conn, second);
-        metrics.observe(&at(&conn, second + 1, clean_close()));
-        known.take(&address);
-        for scrape in [2, 70] {
-            let _ = metrics.expose(seconds(second + scrape));
-        }
+        come_and_go(&known, &metrics, &address, &conn, second);
     }
     let text = metrics.expose(seconds(100_000));
     assert_eq!(
@@ -177,12 +189,7 @@ fn pods_that_come_and_go_do_not_use_up_the_room() {
         let (server, second) = (format!("192.0.2.{id}"), 200_000 + 100 * id);
         known.give(CLIENT, pod(&format!("job-{id}"), "job", Timestamp(0)));
         let conn = opened(id, &server, second);
-        shake(&metrics, &conn, second);
-        metrics.observe(&at(&conn, second + 1, clean_close()));
-        known.take(CLIENT);
-        for scrape in [2, 70] {
-            let _ = metrics.expose(seconds(second + scrape));
-        }
+        come_and_go(&known, &metrics, CLIENT, &conn, second);
     }
     let text = metrics.expose(seconds(300_000));
     assert_eq!(
