@@ -31,12 +31,12 @@ use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wstap_common::globals;
 
-use self::links::{Attached, lock, take_away};
+use self::links::{Attached, take_away};
 use super::{
     KernelError,
     clock::monotonic,
     clsact::Claim,
-    inner::Inner,
+    inner::{Inner, lock},
     namespaces::Namespaces,
     netlink::{Change, Connection, Link, Monitor},
     program::{self, in_map},

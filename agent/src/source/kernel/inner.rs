@@ -11,6 +11,7 @@ use std::{
     os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
     panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -145,4 +146,9 @@ fn pins() -> io::Result<File> {
                     .open(PLACE)
             })?;
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// The one that attachers share. A panic of one of them has left it whole.
+pub(super) fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
 }

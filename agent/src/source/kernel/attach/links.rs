@@ -1,7 +1,5 @@
 //! What is attached to one interface: putting it there, and taking it away so that nothing is left.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use aya::{
     Ebpf,
     programs::{
@@ -15,7 +13,7 @@ use wstap_common::{flow::Vantage, globals};
 use super::{
     super::{
         clsact::Survey,
-        inner::Inner,
+        inner::lock,
         interfaces::Framing,
         netlink::{Connection, Link, Side},
         one_line,
@@ -190,10 +188,6 @@ impl Attacher {
             take_away(&mut self.netlink, index, attached);
         }
     }
-}
-
-pub(super) fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks at the filters of an interface, and removes those of an agent that was killed.
